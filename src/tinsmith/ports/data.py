@@ -1,0 +1,23 @@
+"""Where rows of data come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TypeAlias
+
+Row: TypeAlias = Mapping[str, Any]
+
+
+class DatasetSource(Protocol):
+    """Rows in a fixed order. Each iteration starts at the first row and gives the same rows."""
+
+    @property
+    def name(self) -> str:
+        """For messages and run directories, e.g. the path."""
+        ...
+
+    def __iter__(self) -> Iterator[Row]: ...
+
+    def count(self) -> int | None:
+        """Rows, when that is known without reading them all."""
+        ...

@@ -1,0 +1,75 @@
+"""Work that was submitted and is awaited later."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Generator
+from typing import Any, Generic, TypeVar
+
+from tinsmith.domain.errors import CancelledWorkError, DeadlineError
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Pending(Generic[T]):
+    """A result that a backend still owes. Submitting keeps the order; awaiting may come much later.
+
+    `result(timeout)` blocks; `await pending` does not. Both raise what the work raised.
+    """
+
+    def __init__(self, future: concurrent.futures.Future[T], *, on_cancel: Callable[[], None] | None = None) -> None:
+        self._future = future
+        self._on_cancel = on_cancel
+
+    @classmethod
+    def of(cls, value: T) -> Pending[T]:
+        """A result that is already there."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        future.set_result(value)
+        return cls(future)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait at most `timeout` seconds (None: as long as the work takes).
+
+        Raises DeadlineError when the time is up (the work goes on), CancelledWorkError when it was cancelled.
+        """
+        try:
+            return self._future.result(timeout)
+        except concurrent.futures.CancelledError:
+            raise CancelledWorkError("the work was cancelled before it finished") from None
+        except TimeoutError as error:
+            if self._future.done():
+                raise
+            raise DeadlineError(f"no result after {timeout} s; the work goes on") from error
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return asyncio.wrap_future(self._future).__await__()
+
+    def done(self) -> bool:
+        return self._future.done()
+
+    def cancel(self) -> bool:
+        """Ask for the work to stop; True when it will not give a result."""
+        if self._on_cancel is not None:
+            self._on_cancel()
+        return self._future.cancel()
+
+    def then(self, function: Callable[[T], U]) -> Pending[U]:
+        """A pending of `function(result)`, computed by the thread that finishes the work."""
+        mapped: concurrent.futures.Future[U] = concurrent.futures.Future()
+
+        def finish(done: concurrent.futures.Future[T]) -> None:
+            if not mapped.set_running_or_notify_cancel():
+                return
+            try:
+                mapped.set_result(function(done.result()))
+            except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
+                mapped.set_exception(error)
+
+        self._future.add_done_callback(finish)
+        return Pending(mapped, on_cancel=self.cancel_quietly)
+
+    def cancel_quietly(self) -> None:
+        self.cancel()

@@ -1,0 +1,132 @@
+"""The trainer half of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from attrs import field, frozen
+
+from tinsmith.domain.datums import Batch
+from tinsmith.domain.tokens import Floats
+from tinsmith.ports.pending import Pending
+
+if TYPE_CHECKING:
+    from tinsmith.ports.sampler import Sampler
+
+
+@frozen
+class ModelInfo:
+    """What a loop needs to know of the model that a backend trains."""
+
+    name: str
+    vocab_size: int
+    context: int
+    """Longest sequence, in tokens."""
+    num_parameters: int
+    num_trained: int
+    """Parameters that the optimizer moves."""
+
+
+@frozen
+class TrainerCapabilities:
+    """What a trainer can do beyond `forward` and weighted cross-entropy; a loop asks before it relies on it."""
+
+    losses: frozenset[str] = frozenset({"cross_entropy"})
+    """Losses the backend evaluates by name; any other goes as a forward and a weighted cross-entropy."""
+    deterministic: bool = False
+    """The same calls give the same bits."""
+    soft_targets: bool = False
+    """`targets` may be [T, K] with K > 1."""
+
+
+@frozen
+class LossSpec:
+    """A loss by name with its options, e.g. `LossSpec("ppo", {"clip_high_threshold": 1.28})`."""
+
+    name: str
+    options: Mapping[str, float] = field(factory=dict)
+
+
+@frozen
+class AdamW:
+    """Settings of one AdamW step (Loshchilov and Hutter, arXiv:1711.05101; decoupled weight decay)."""
+
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 0.0
+    """Global norm above which gradients are scaled down; 0 is off."""
+
+
+@frozen(eq=False)
+class TrainResult:
+    """What a forward (and backward) gives: `logprobs` as the targets' shape ([T] or [T, K]), rows concatenated."""
+
+    logprobs: Floats
+    loss: float = 0.0
+    """The loss summed over tokens and datums, as Tinker defines it."""
+    metrics: Mapping[str, float] = field(factory=dict)
+
+
+@frozen
+class OptimResult:
+    step: int
+    """Optimizer steps taken, this one included."""
+    metrics: Mapping[str, float] = field(factory=dict)
+    """E.g. `optim/grad_norm`, before clipping."""
+
+
+class Trainer(Protocol):
+    """Trains one set of weights. Calls are carried out in the order in which they were submitted.
+
+    Gradients accumulate over `forward_backward` and `backward` until `optim_step` uses and clears them. Bad input
+    raises at once, in the submitting call; what goes wrong later is raised by the Pending.
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+    @property
+    def capabilities(self) -> TrainerCapabilities: ...
+
+    def forward(self, batch: Batch) -> Pending[TrainResult]:
+        """Logprobs of the targets; no gradient."""
+        ...
+
+    def forward_backward(self, batch: Batch, loss: LossSpec) -> Pending[TrainResult]:
+        """Add the gradient of the loss. The loss must be in `capabilities.losses`."""
+        ...
+
+    def backward(self, batch: Batch, gradients: Floats) -> Pending[TrainResult]:
+        """Add the gradient of a loss whose derivative by each target's logprob is `gradients` (shape of targets)."""
+        ...
+
+    def optim_step(self, settings: AdamW) -> Pending[OptimResult]:
+        """Step, then clear the gradients. A non-finite gradient raises NonFiniteError and changes no weight."""
+        ...
+
+    def save_state(self, name: str) -> Pending[str]:
+        """Write weights, optimizer moments and step count; gives a handle that `load_state` takes. Gradients that wait
+        for an `optim_step` are not part of it."""
+        ...
+
+    def load_state(self, handle: str) -> Pending[None]:
+        """Go back to a saved state, exactly; clears the gradients."""
+        ...
+
+    def delete_state(self, handle: str) -> Pending[None]: ...
+
+    def sampler(self) -> Pending[Sampler]:
+        """A sampler of the weights as they are now; later steps do not change it."""
+        ...
+
+    def export(self, directory: Path, kind: str) -> Pending[Sequence[Path]]:
+        """Write Hugging Face files: `kind` "adapter" (PEFT layout) or "merged" (whole model)."""
+        ...
+
+    def close(self) -> None:
+        """Release memory and threads; pending work is cancelled."""
+        ...
