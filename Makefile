@@ -1,0 +1,69 @@
+# Everything is built into .venv; nothing outside this directory is touched.
+PY ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
+PYTEST_ARGS ?=
+
+.PHONY: run build test lint types layers stubs rust-test py-test bench parity tiny package fmt clean help
+
+run: build        ## train the tiny model on arithmetic by reinforcement learning
+	$(BIN)/tinsmith rl-basic
+
+build: $(VENV)/.built   ## .venv/bin/tinsmith and all tools
+
+$(VENV)/.tools: pyproject.toml
+	test -x $(BIN)/python || $(PY) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed"'
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/.built: $(VENV)/.tools $(RUST) pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+test: lint types layers stubs rust-test py-test   ## all that CI runs
+
+lint: build       ## ruff, rustfmt, clippy
+	$(BIN)/ruff check src tests benches
+	$(BIN)/ruff format --check src tests benches
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+types: build      ## mypy --strict
+	$(BIN)/mypy
+
+layers: build     ## imports run downhill
+	$(BIN)/lint-imports
+
+stubs: build      ## _native.pyi against the extension
+	$(BIN)/python -m mypy.stubtest tinsmith._native
+
+rust-test:
+	cargo test --workspace --exclude tinsmith-python --quiet
+
+py-test: build
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: build      ## benchmarks beside their peers
+	cargo bench --workspace --exclude tinsmith-python
+	$(BIN)/python -m pytest benches --benchmark-only
+
+parity:           ## compare with transformers, live, in an environment of its own
+	test -x .parity-venv/bin/python || $(PY) -m venv .parity-venv
+	.parity-venv/bin/python -m pip install --quiet torch transformers peft safetensors gguf accelerate '.'
+	.parity-venv/bin/python tests/parity/live.py
+
+package:          ## sdist and wheel, each installed and run in a bare environment
+	bash tests/e2e/package.sh
+
+fmt: build
+	$(BIN)/ruff check --fix src tests benches
+	$(BIN)/ruff format src tests benches
+	cargo fmt --all
+
+clean:
+	rm -rf $(VENV) .parity-venv target dist src/tinsmith/_native*.so
+
+help:
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
