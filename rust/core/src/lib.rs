@@ -1,5 +1,19 @@
 //! The kernels of post-training: batch functions over ragged arrays.
 //!
-//! A ragged array of B rows is a flat `values` slice and `offsets` of length B + 1;
-//! row i is `values[offsets[i]..offsets[i + 1]]`.
+//! A ragged array of B rows is a flat `values` slice and `offsets` of length B + 1 that start at 0,
+//! never fall and end at `values.len()`; row i is `values[offsets[i]..offsets[i + 1]]`.
+//!
+//! Every kernel is a pure function of its arguments: no clock, no randomness, and the same bits
+//! whatever the number of threads. Large batches run on rayon in chunks of whole rows.
 #![forbid(unsafe_code)]
+
+pub mod error;
+pub mod losses;
+pub mod names;
+pub mod nll;
+pub mod ragged;
+
+pub use error::KernelError;
+
+/// What every kernel returns.
+pub type Result<T> = std::result::Result<T, KernelError>;

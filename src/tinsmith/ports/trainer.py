@@ -46,7 +46,7 @@ class LossSpec:
     """A loss by name with its options, e.g. `LossSpec("ppo", {"clip_high_threshold": 1.28})`."""
 
     name: str
-    options: Mapping[str, float] = field(factory=dict)
+    options: Mapping[str, float | str] = field(factory=dict)
 
 
 @frozen
