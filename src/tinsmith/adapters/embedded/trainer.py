@@ -1,0 +1,232 @@
+"""The embedded engine as a Trainer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from attrs import frozen
+
+from tinsmith import _native
+from tinsmith.adapters.embedded.lane import Lane
+from tinsmith.adapters.embedded.sampler import EmbeddedSampler
+from tinsmith.domain.datums import Batch
+from tinsmith.domain.errors import CapabilityError, ConfigError, JournalError, NonFiniteError, ShapeError
+from tinsmith.domain.tokens import Floats, floats
+from tinsmith.ports.pending import Pending
+from tinsmith.ports.sampler import Sampler
+from tinsmith.ports.trainer import AdamW, LossSpec, ModelInfo, OptimResult, TrainerCapabilities, TrainResult
+
+T = TypeVar("T")
+
+LOSSES = frozenset({"cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"})
+
+
+@frozen(kw_only=True)
+class Lora:
+    """Low-rank adapters (Hu et al., arXiv:2106.09685): W + alpha / rank * B A."""
+
+    rank: int = 32
+    alpha: float = 32.0
+    attention: bool = True
+    mlp: bool = True
+    unembed: bool = False
+
+
+class EmbeddedTrainer:
+    """Trains adapters, or all weights, of one model. Base weights are shared between trainers of the same model."""
+
+    def __init__(
+        self,
+        model: _native.Model,
+        *,
+        name: str,
+        state_dir: Path,
+        lora: Lora | None,
+        seed: int,
+        threads: int,
+        micro_batch_tokens: int,
+        token_bytes: list[bytes],
+    ) -> None:
+        try:
+            self._native = _native.Trainer(
+                model,
+                lora_rank=None if lora is None else lora.rank,
+                lora_alpha=0.0 if lora is None else lora.alpha,
+                seed=seed,
+                train_attn=lora is None or lora.attention,
+                train_mlp=lora is None or lora.mlp,
+                train_unembed=lora is None or lora.unembed,
+                threads=threads,
+                micro_batch_tokens=micro_batch_tokens,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self._state_dir = state_dir
+        self._threads = threads
+        self._token_bytes = token_bytes
+        self._lane = Lane(f"train {name}", interrupt=self._native.cancel)
+        self._info = ModelInfo(
+            name=name,
+            vocab_size=model.vocab_size,
+            context=model.context,
+            num_parameters=model.num_parameters,
+            num_trained=self._native.num_trained,
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    @property
+    def capabilities(self) -> TrainerCapabilities:
+        return TrainerCapabilities(losses=LOSSES, deterministic=True, soft_targets=True)
+
+    def forward(self, batch: Batch) -> Pending[TrainResult]:
+        self._check(batch)
+        return self._submit(
+            lambda: TrainResult(self._native.forward(batch.tokens, batch.offsets, batch.targets)),
+        )
+
+    def forward_backward(self, batch: Batch, loss: LossSpec) -> Pending[TrainResult]:
+        self._check(batch)
+        if loss.name not in LOSSES:
+            raise CapabilityError(f"loss {loss.name!r} is not known here; known are {sorted(LOSSES)}")
+        columns = {"weights": batch.weights}
+        for name in ("logprobs", "advantages"):
+            column = getattr(batch, name)
+            if column is not None:
+                columns[name] = column
+            elif loss.name != "cross_entropy":
+                raise ShapeError(f"loss {loss.name!r} needs the column {name!r}")
+        options = {name: float(value) for name, value in loss.options.items()}
+
+        def work() -> TrainResult:
+            logprobs, value, metrics = self._native.forward_backward(
+                batch.tokens, batch.offsets, batch.targets, loss.name, columns, options
+            )
+            return TrainResult(logprobs, value, metrics)
+
+        return self._submit(work)
+
+    def backward(self, batch: Batch, gradients: Floats) -> Pending[TrainResult]:
+        self._check(batch)
+        gradients = floats(gradients)
+        if gradients.shape != batch.targets.shape:
+            raise ShapeError(f"gradients {gradients.shape} and targets {batch.targets.shape} differ in shape")
+        if not np.isfinite(gradients).all():
+            raise NonFiniteError(f"gradient {int(np.argmin(np.isfinite(gradients).ravel()))} is not finite")
+
+        def work() -> TrainResult:
+            logprobs = self._native.backward(batch.tokens, batch.offsets, batch.targets, gradients)
+            return TrainResult(logprobs, -float(np.vdot(-gradients, logprobs)))
+
+        return self._submit(work)
+
+    def optim_step(self, settings: AdamW) -> Pending[OptimResult]:
+        if settings.learning_rate < 0 or not np.isfinite(settings.learning_rate):
+            raise ConfigError(f"learning_rate={settings.learning_rate}: finite, 0 or more")
+
+        def work() -> OptimResult:
+            metrics = self._native.optim_step(
+                settings.learning_rate,
+                settings.beta1,
+                settings.beta2,
+                settings.eps,
+                settings.weight_decay,
+                settings.grad_clip_norm,
+            )
+            return OptimResult(self._native.step_count, {f"optim/{name}": v for name, v in metrics.items()})
+
+        return self._submit(work)
+
+    def save_state(self, name: str) -> Pending[str]:
+        directory = self._state_path(name)
+
+        def work() -> str:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._native.save_state(str(directory / "state.safetensors"))
+            return name
+
+        return self._submit(work)
+
+    def load_state(self, handle: str) -> Pending[None]:
+        path = self._state_path(handle) / "state.safetensors"
+        if not path.is_file():
+            raise JournalError(f"{path}: no saved state there")
+        return self._submit(lambda: self._native.load_state(str(path)))
+
+    def delete_state(self, handle: str) -> Pending[None]:
+        return self._submit(lambda: shutil.rmtree(self._state_path(handle), ignore_errors=True))
+
+    def sampler(self) -> Pending[Sampler]:
+        def work() -> Sampler:
+            return EmbeddedSampler(
+                self._native.snapshot(),
+                context=self._info.context,
+                vocab_size=self._info.vocab_size,
+                policy_version=self._native.step_count,
+                threads=self._threads,
+                token_bytes=self._token_bytes,
+            )
+
+        return self._submit(work)
+
+    def export(self, directory: Path, kind: str) -> Pending[Sequence[Path]]:
+        writers: dict[str, Callable[[str], None]] = {
+            "adapter": self._native.save_adapter,
+            "merged": self._native.save_merged,
+        }
+        if kind not in writers:
+            raise ConfigError(f"kind={kind!r}: one of {sorted(writers)}")
+
+        def work() -> Sequence[Path]:
+            directory.mkdir(parents=True, exist_ok=True)
+            writers[kind](os.fspath(directory))
+            return sorted(directory.iterdir())
+
+        return self._submit(work)
+
+    def close(self) -> None:
+        self._lane.close()
+
+    def _state_path(self, name: str) -> Path:
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ConfigError(f"state name {name!r}: a relative path below the run directory")
+        return self._state_dir / name
+
+    def _submit(self, work: Callable[[], T]) -> Pending[T]:
+        def translated() -> T:
+            try:
+                return work()
+            except FloatingPointError as error:
+                raise NonFiniteError(str(error)) from error
+
+        return self._lane.submit(translated)
+
+    def _check(self, batch: Batch) -> None:
+        if len(batch) == 0 or batch.num_tokens == 0:
+            raise ShapeError("the batch holds no token")
+        for name, ids in (("tokens", batch.tokens), ("targets", batch.targets)):
+            low, high = int(ids.min()), int(ids.max())
+            if low < 0 or high >= self._info.vocab_size:
+                flat = ids.reshape(len(batch.tokens), -1)
+                position = int(np.argmax(((flat < 0) | (flat >= self._info.vocab_size)).any(axis=1)))
+                row = int(np.searchsorted(batch.offsets, position, side="right")) - 1
+                raise ShapeError(
+                    f"row {row}, position {position - int(batch.offsets[row])}: {name} holds an id outside the "
+                    f"vocabulary of {self._info.vocab_size}"
+                )
+        longest = int(np.argmax(batch.lengths))
+        if batch.lengths[longest] > self._info.context:
+            raise ShapeError(
+                f"row {longest} has {batch.lengths[longest]} tokens, the model's context is {self._info.context}"
+            )
+        for name in ("weights", "logprobs", "advantages"):
+            column = getattr(batch, name)
+            if column is not None and not np.isfinite(column).all():
+                raise NonFiniteError(f"column {name!r} holds a value that is not finite")

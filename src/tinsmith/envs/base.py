@@ -1,0 +1,86 @@
+"""The environment protocol: what a policy acts in.
+
+An environment is used for one episode: `reset` gives the first observation, `step` answers each action. It sees
+tokens; blocks that think in messages build on it with a renderer. A model's mistake is a reward; an exception out of an
+environment is the world's failure and never becomes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from attrs import field, frozen
+
+from tinsmith.domain.episodes import Episode, StopReason
+from tinsmith.domain.tokens import Floats, Ints
+from tinsmith.ports.sampler import FinishReason
+
+
+@frozen(eq=False)
+class Observation:
+    """All tokens that the policy sees before it acts, and what ends its action."""
+
+    tokens: Ints
+    stop_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+
+
+@frozen(eq=False)
+class Action:
+    """What the policy sampled: tokens with their logprobs, and why sampling ended."""
+
+    tokens: Ints
+    logprobs: Floats
+    finish: FinishReason
+
+
+@frozen(eq=False, kw_only=True)
+class Step:
+    """The answer to an action. `observation` is there exactly when `stop_reason` is not."""
+
+    reward: float
+    stop_reason: StopReason | None = None
+    observation: Observation | None = None
+    masked: bool = False
+    """Do not train on the action."""
+    metrics: Mapping[str, float] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.stop_reason is None) == (self.observation is None):
+            raise ValueError("a step either stops the episode or gives the next observation")
+
+
+class Env(Protocol):
+    """One episode."""
+
+    async def reset(self) -> Observation: ...
+    async def step(self, action: Action) -> Step: ...
+    async def close(self) -> None:
+        """Release what the episode held; called exactly once, on every path."""
+        ...
+
+
+class GroupBuilder(Protocol):
+    """Makes the G environments of one problem and may add rewards that compare their episodes."""
+
+    @property
+    def problem(self) -> str: ...
+    @property
+    def tags(self) -> tuple[str, ...]: ...
+    def make(self, n: int) -> Sequence[Env]: ...
+    async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
+        """[G]: added to each episode's reward as its final reward."""
+        ...
+
+
+class ProblemSource(Protocol):
+    """Problems in a fixed order: the same index gives the same problem, in every process."""
+
+    @property
+    def name(self) -> str: ...
+    def __len__(self) -> int:
+        """Problems in one pass."""
+        ...
+
+    def __getitem__(self, index: int) -> GroupBuilder: ...

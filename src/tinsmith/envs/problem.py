@@ -1,0 +1,127 @@
+"""Single-turn problems with an answer that can be checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from attrs import field, frozen
+
+from tinsmith.domain.episodes import Episode, StopReason
+from tinsmith.domain.messages import Message
+from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Step
+from tinsmith.ports.grader import Grader
+from tinsmith.ports.sampler import FinishReason
+from tinsmith.rendering import Renderer
+
+
+@frozen
+class Problem:
+    id: str
+    question: str
+    answer: str
+
+
+@frozen(kw_only=True)
+class ProblemTask:
+    """What is asked of the policy for every problem of a set, and how it is paid.
+
+    reward = correct + format_coef * (format - 1); `format` holds when the response ended with a stop (not at the token
+    limit) and has an answer in the form asked for. A response without the format can still be correct, unless it was
+    cut off: then it has given no answer.
+    """
+
+    renderer: Renderer
+    grader: Grader
+    prefix: tuple[Message, ...] = ()
+    """Worked examples before each question."""
+    suffix: str = ""
+    format_coef: float = 0.1
+
+    def messages(self, problem: Problem) -> tuple[Message, ...]:
+        return (*self.prefix, Message.user(problem.question + self.suffix))
+
+    def prompt(self, problem: Problem) -> Observation:
+        return Observation(
+            self.renderer.generation_prompt(self.messages(problem)).ids,
+            stop_ids=self.renderer.stop.ids,
+            stop=self.renderer.stop.strings,
+        )
+
+
+@frozen(eq=False)
+class ProblemEnv:
+    """One attempt at one problem."""
+
+    task: ProblemTask
+    problem: Problem
+    observation: Observation
+
+    async def reset(self) -> Observation:
+        return self.observation
+
+    async def step(self, action: Action) -> Step:
+        parsed = self.task.renderer.parse(action.tokens)
+        finished = action.finish is FinishReason.STOP
+        grade = self.task.grader.grade_batch([self.problem.answer], [parsed.message.text])[0]
+        correct = float(finished and grade.correct is True)
+        well_formed = float(finished and grade.has_answer)
+        return Step(
+            reward=correct + self.task.format_coef * (well_formed - 1.0),
+            stop_reason=StopReason.COMPLETED if finished else StopReason.MAX_TOKENS,
+            metrics={"correct": correct, "format": well_formed},
+        )
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+@frozen(eq=False)
+class ProblemGroup:
+    """G attempts at one problem."""
+
+    task: ProblemTask
+    source: Problem
+    tags: tuple[str, ...]
+
+    @property
+    def problem(self) -> str:
+        return self.source.id
+
+    def make(self, n: int) -> Sequence[Env]:
+        observation = self.task.prompt(self.source)
+        return [ProblemEnv(self.task, self.source, observation) for _ in range(n)]
+
+    async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
+        return [0.0] * len(episodes)
+
+
+@frozen(eq=False)
+class ProblemSet:
+    """Problems by index, in an order shuffled anew for each pass by (seed, pass)."""
+
+    name: str
+    task: ProblemTask
+    length: int
+    load: Callable[[int], Problem] = field(repr=False)
+    seed: int | None = None
+    """None keeps the order."""
+    tags: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> GroupBuilder:
+        if index < 0:
+            raise IndexError(f"problem {index}")
+        epoch, place = divmod(index, self.length)
+        if self.seed is not None:
+            place = int(_order(self.seed, epoch, self.length)[place])
+        return ProblemGroup(self.task, self.load(place), self.tags or (self.name,))
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(length)
