@@ -29,6 +29,10 @@ class DataError(TinsmithError, ValueError):
         super().__init__(where + message)
 
 
+class DataNotFoundError(TinsmithError, FileNotFoundError):
+    """A data file, object or dataset is not where it was said to be."""
+
+
 class ShapeError(TinsmithError, ValueError):
     """Arrays disagree in length, dtype or offsets."""
 

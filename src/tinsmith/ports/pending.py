@@ -45,7 +45,18 @@ class Pending(Generic[T]):
             raise DeadlineError(f"no result after {timeout} s; the work goes on") from error
 
     def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.wrap_future(self._future).__await__()
+        return self._wait().__await__()
+
+    async def _wait(self) -> T:
+        try:
+            return await asyncio.wrap_future(self._future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._future.cancelled() and task is not None and not task.cancelling():
+                # The work was cancelled, not the task that awaits it: to asyncio both look the same.
+                raise CancelledWorkError("the work was cancelled before it finished") from None
+            self.cancel()  # nobody awaits it any more
+            raise
 
     def done(self) -> bool:
         return self._future.done()

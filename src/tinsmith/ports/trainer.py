@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from attrs import field, frozen
 
 from tinsmith.domain.datums import Batch
+from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.tokens import Floats
 from tinsmith.ports.pending import Pending
 
@@ -61,6 +63,15 @@ class AdamW:
     grad_clip_norm: float = 0.0
     """Global norm above which gradients are scaled down; 0 is off."""
 
+    def __attrs_post_init__(self) -> None:
+        for name in ("learning_rate", "eps", "weight_decay", "grad_clip_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name}={value}: finite, 0 or more")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: 0 or more, below 1")
+
 
 @frozen(eq=False)
 class TrainResult:
@@ -105,7 +116,8 @@ class Trainer(Protocol):
         ...
 
     def optim_step(self, settings: AdamW) -> Pending[OptimResult]:
-        """Step, then clear the gradients. A non-finite gradient raises NonFiniteError and changes no weight."""
+        """Step, then clear the gradients. A non-finite gradient raises NonFiniteError: no weight, moment or step count
+        changes, and the gradients are cleared."""
         ...
 
     def save_state(self, name: str) -> Pending[str]:

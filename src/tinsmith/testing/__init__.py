@@ -1,0 +1,20 @@
+"""What tests of post-training code need, shipped with the library: fakes, faults, strategies, contract suites."""
+
+from tinsmith.testing.backend import FakeSampler, FakeTrainer
+from tinsmith.testing.fakes import (
+    FakeClock,
+    FakeTokenizer,
+    MemoryBlobStore,
+    MemoryRunLog,
+    MemorySource,
+)
+
+__all__ = [
+    "FakeClock",
+    "FakeSampler",
+    "FakeTokenizer",
+    "FakeTrainer",
+    "MemoryBlobStore",
+    "MemoryRunLog",
+    "MemorySource",
+]

@@ -1,0 +1,156 @@
+"""In-memory stand-ins of the small ports: tokenizer, blobs, rows, metrics, time. The backend is in `backend.py`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinsmith.domain.errors import ShapeError
+from tinsmith.domain.tokens import Ints, ints
+from tinsmith.ports.data import Row
+
+CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+
+
+class FakeTokenizer:
+    """Ids 0 to 255 are bytes, the ones above are control tokens (by default those of ChatML)."""
+
+    def __init__(self, special_tokens: Sequence[str] = CHAT_TOKENS, *, chat_template: str | None = None) -> None:
+        self._special = {text: 256 + i for i, text in enumerate(special_tokens)}
+        self._bytes = [bytes([i]) for i in range(256)] + [text.encode() for text in special_tokens]
+        self.chat_template = chat_template
+
+    @property
+    def name(self) -> str:
+        return "fake-bytes"
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._bytes)
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        return self._special
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return tuple(self._special[text] for text in ("<|endoftext|>", "<|im_end|>") if text in self._special)
+
+    @property
+    def bos_id(self) -> int | None:
+        return None
+
+    def encode(self, text: str) -> Ints:
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+    def decode(self, ids: Sequence[int] | Ints) -> str:
+        values = ints(ids)
+        if values.size and not (values.min() >= 0 and values.max() < self.vocab_size):
+            raise ShapeError(f"ids from {values.min()} to {values.max()}, but the vocabulary is {self.vocab_size}")
+        return b"".join(self._bytes[i] for i in values).decode("utf-8", "replace")
+
+    def token_bytes(self) -> list[bytes]:
+        return list(self._bytes)
+
+
+class MemoryBlobStore:
+    """Blobs in a dictionary; safe to use from several threads."""
+
+    def __init__(self, blobs: Mapping[str, bytes] | None = None) -> None:
+        self._blobs: dict[str, bytes] = dict(blobs or {})
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return "memory:///"
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._lock:
+            self._blobs[key] = bytes(data)
+
+    def get(self, key: str) -> bytes:
+        with self._lock:
+            if key not in self._blobs:
+                raise FileNotFoundError(f"{self.url}{key}: no such blob")
+            return self._blobs[key]
+
+    def stream(self, key: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
+        data = self.get(key)
+        return (data[i : i + chunk_bytes] for i in range(0, len(data), chunk_bytes))
+
+    def exists(self, key: str) -> bool:
+        with self._lock:
+            return key in self._blobs
+
+    def list(self, prefix: str = "") -> list[str]:
+        with self._lock:
+            return sorted(key for key in self._blobs if key.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        with self._lock:
+            self._blobs.pop(key, None)
+
+
+class MemorySource:
+    """Rows of a list."""
+
+    def __init__(self, rows: Sequence[Row], name: str = "memory") -> None:
+        self._rows = tuple(rows)
+        self.name = name
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+    def count(self) -> int | None:
+        return len(self._rows)
+
+
+class MemoryRunLog:
+    """Keeps what it was told: `config`, and `lines` as (step, metrics)."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.config: dict[str, Any] = {}
+        self.lines: list[tuple[int, dict[str, float]]] = []
+        self.closed = False
+
+    def start(self, name: str, config: Mapping[str, Any]) -> None:
+        self.name, self.config = name, dict(config)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.lines.append((step, dict(metrics)))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def series(self, metric: str) -> list[float]:
+        """The values of one metric, in the order logged, of the steps that have it."""
+        return [metrics[metric] for _, metrics in self.lines if metric in metrics]
+
+
+class FakeClock:
+    """Time that passes only by `sleep` and `advance`."""
+
+    def __init__(self, start: float = 1_700_000_000.0) -> None:
+        self._start = start
+        self._passed = 0.0
+        self._lock = threading.Lock()
+        self.sleeps: list[float] = []
+
+    def now(self) -> float:
+        return self._start + self.monotonic()
+
+    def monotonic(self) -> float:
+        with self._lock:
+            return self._passed
+
+    def advance(self, seconds: float) -> None:
+        with self._lock:
+            self._passed += max(0.0, seconds)
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.advance(seconds)
