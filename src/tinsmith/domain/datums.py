@@ -20,7 +20,17 @@ from attrs import field, frozen
 from tinsmith.domain.errors import ShapeError
 from tinsmith.domain.tokens import Floats, Ints, Offsets, floats, ints, offsets_of
 
-COLUMNS = ("tokens", "targets", "weights", "logprobs", "advantages", "message", "sampled", "policy_version")
+COLUMNS = (
+    "tokens",
+    "targets",
+    "weights",
+    "logprobs",
+    "advantages",
+    "reference_logprobs",
+    "message",
+    "sampled",
+    "policy_version",
+)
 
 
 def _optional_floats(values: Any) -> Floats | None:
@@ -45,6 +55,8 @@ class _Columns:
     """[T] float32: logprob each target was sampled with (natural log), 0 where it was not sampled."""
     advantages: Floats | None = field(default=None, converter=_optional_floats)
     """[T] float32."""
+    reference_logprobs: Floats | None = field(default=None, converter=_optional_floats)
+    """[T] float32: logprob of each target under the reference policy."""
     message: Ints = field(converter=ints)
     """[T] int32: index of the message or turn that the target belongs to; -1 for none."""
     sampled: npt.NDArray[np.bool_] = field(converter=_flags)

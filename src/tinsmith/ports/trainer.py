@@ -95,7 +95,9 @@ class Trainer(Protocol):
     """Trains one set of weights. Calls are carried out in the order in which they were submitted.
 
     Gradients accumulate over `forward_backward` and `backward` until `optim_step` uses and clears them. Bad input
-    raises at once, in the submitting call; what goes wrong later is raised by the Pending.
+    raises at once, in the submitting call; what goes wrong later is raised by the Pending. After a forward_backward,
+    backward or optim_step that failed, optimizer steps are refused (with the first failure as their cause) until
+    `load_state`: a step that was queued behind a failure must not move the weights.
     """
 
     @property

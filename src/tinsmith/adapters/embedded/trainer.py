@@ -15,7 +15,7 @@ from tinsmith import _native
 from tinsmith.adapters.embedded.lane import Lane
 from tinsmith.adapters.embedded.sampler import EmbeddedSampler
 from tinsmith.domain.datums import Batch
-from tinsmith.domain.errors import CapabilityError, ConfigError, JournalError, NonFiniteError, ShapeError
+from tinsmith.domain.errors import CapabilityError, ConfigError, JournalError, NonFiniteError, ShapeError, TrainingError
 from tinsmith.domain.tokens import Floats, floats
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.sampler import Sampler
@@ -70,6 +70,7 @@ class EmbeddedTrainer:
         self._threads = threads
         self._token_bytes = token_bytes
         self._lane = Lane(f"train {name}", interrupt=self._native.cancel)
+        self._failure: BaseException | None = None
         self._info = ModelInfo(
             name=name,
             vocab_size=model.vocab_size,
@@ -97,13 +98,13 @@ class EmbeddedTrainer:
         if loss.name not in LOSSES:
             raise CapabilityError(f"loss {loss.name!r} is not known here; known are {sorted(LOSSES)}")
         columns = {"weights": batch.weights}
-        for name in ("logprobs", "advantages"):
+        for name in ("logprobs", "advantages", "reference_logprobs"):
             column = getattr(batch, name)
             if column is not None:
                 columns[name] = column
-            elif loss.name != "cross_entropy":
+            elif name != "reference_logprobs" and loss.name != "cross_entropy":
                 raise ShapeError(f"loss {loss.name!r} needs the column {name!r}")
-        options = {name: float(value) for name, value in loss.options.items()}
+        options = dict(loss.options)
 
         def work() -> TrainResult:
             logprobs, value, metrics = self._native.forward_backward(
@@ -111,7 +112,7 @@ class EmbeddedTrainer:
             )
             return TrainResult(logprobs, value, metrics)
 
-        return self._submit(work)
+        return self._submit(self._guarded(work))
 
     def backward(self, batch: Batch, gradients: Floats) -> Pending[TrainResult]:
         self._check(batch)
@@ -125,7 +126,7 @@ class EmbeddedTrainer:
             logprobs = self._native.backward(batch.tokens, batch.offsets, batch.targets, gradients)
             return TrainResult(logprobs, -float(np.vdot(-gradients, logprobs)))
 
-        return self._submit(work)
+        return self._submit(self._guarded(work))
 
     def optim_step(self, settings: AdamW) -> Pending[OptimResult]:
         if settings.learning_rate < 0 or not np.isfinite(settings.learning_rate):
@@ -142,7 +143,7 @@ class EmbeddedTrainer:
             )
             return OptimResult(self._native.step_count, {f"optim/{name}": v for name, v in metrics.items()})
 
-        return self._submit(work)
+        return self._submit(self._guarded(work))
 
     def save_state(self, name: str) -> Pending[str]:
         directory = self._state_path(name)
@@ -158,7 +159,12 @@ class EmbeddedTrainer:
         path = self._state_path(handle) / "state.safetensors"
         if not path.is_file():
             raise JournalError(f"{path}: no saved state there")
-        return self._submit(lambda: self._native.load_state(str(path)))
+
+        def work() -> None:
+            self._native.load_state(str(path))
+            self._failure = None
+
+        return self._submit(work)
 
     def delete_state(self, handle: str) -> Pending[None]:
         return self._submit(lambda: shutil.rmtree(self._state_path(handle), ignore_errors=True))
@@ -199,6 +205,20 @@ class EmbeddedTrainer:
             raise ConfigError(f"state name {name!r}: a relative path below the run directory")
         return self._state_dir / name
 
+    def _guarded(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Work that moves gradients or weights: refused after a failure, until a state is loaded."""
+
+        def guarded() -> T:
+            if self._failure is not None:
+                raise TrainingError(f"not carried out, since earlier work failed: {self._failure}") from self._failure
+            try:
+                return work()
+            except BaseException as error:
+                self._failure = error
+                raise
+
+        return guarded
+
     def _submit(self, work: Callable[[], T]) -> Pending[T]:
         def translated() -> T:
             try:
@@ -226,7 +246,7 @@ class EmbeddedTrainer:
             raise ShapeError(
                 f"row {longest} has {batch.lengths[longest]} tokens, the model's context is {self._info.context}"
             )
-        for name in ("weights", "logprobs", "advantages"):
+        for name in ("weights", "logprobs", "advantages", "reference_logprobs"):
             column = getattr(batch, name)
             if column is not None and not np.isfinite(column).all():
                 raise NonFiniteError(f"column {name!r} holds a value that is not finite")

@@ -1,0 +1,33 @@
+"""Hypothesis profiles, and the folder of real inputs beside the checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("dev", max_examples=50, deadline=None)
+settings.register_profile(
+    "ci", max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("nightly", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+SHARED = Path(os.environ.get("TINSMITH_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+_skipped: list[str] = []
+
+
+@pytest.fixture
+def shared(request: pytest.FixtureRequest) -> Path:
+    """The folder of real inputs (`../shared`); a test that needs it is skipped where it is missing, and counted."""
+    if not (SHARED / "data").is_dir():
+        _skipped.append(request.node.nodeid)
+        pytest.skip(f"no real inputs at {SHARED}")
+    return SHARED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _skipped:
+        terminalreporter.write_line(f"{len(_skipped)} tests on real inputs did not run: there is no folder {SHARED}")
