@@ -7,11 +7,16 @@
 //! whatever the number of threads. Large batches run on rayon in chunks of whole rows.
 #![forbid(unsafe_code)]
 
+pub mod advantages;
+pub mod assembly;
 pub mod error;
 pub mod losses;
 pub mod names;
 pub mod nll;
+pub mod packing;
 pub mod ragged;
+pub mod returns;
+pub mod utf8;
 
 pub use error::KernelError;
 
