@@ -16,18 +16,18 @@ settings.register_profile("nightly", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 SHARED = Path(os.environ.get("TINSMITH_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-_skipped: list[str] = []
+_NO_INPUTS = "no real inputs at"
 
 
 @pytest.fixture
-def shared(request: pytest.FixtureRequest) -> Path:
+def shared() -> Path:
     """The folder of real inputs (`../shared`); a test that needs it is skipped where it is missing, and counted."""
     if not (SHARED / "data").is_dir():
-        _skipped.append(request.node.nodeid)
-        pytest.skip(f"no real inputs at {SHARED}")
+        pytest.skip(f"{_NO_INPUTS} {SHARED}")
     return SHARED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _skipped:
-        terminalreporter.write_line(f"{len(_skipped)} tests on real inputs did not run: there is no folder {SHARED}")
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if _NO_INPUTS in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests on real inputs did not run: there is no folder {SHARED}")

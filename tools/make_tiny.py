@@ -37,7 +37,38 @@ CONFIG = {
     "bos_token_id": 0,
     "eos_token_id": 2,
 }
-WORDS = ["apple", "river", "stone", "cloud", "lamp", "green", "table", "seven", "music", "paper", "garden", "winter", "bridge", "candle", "pocket", "silver", "orange", "window", "button", "ladder", "copper", "forest", "yellow", "basket", "engine", "mirror", "island", "rocket", "pepper", "summer"]
+WORDS = [
+    "apple",
+    "river",
+    "stone",
+    "cloud",
+    "lamp",
+    "green",
+    "table",
+    "seven",
+    "music",
+    "paper",
+    "garden",
+    "winter",
+    "bridge",
+    "candle",
+    "pocket",
+    "silver",
+    "orange",
+    "window",
+    "button",
+    "ladder",
+    "copper",
+    "forest",
+    "yellow",
+    "basket",
+    "engine",
+    "mirror",
+    "island",
+    "rocket",
+    "pepper",
+    "summer",
+]
 WRONG = 0.55
 """Share of the sums that get a wrong answer."""
 

@@ -15,14 +15,13 @@ from tinsmith.domain.tokens import Ints
 VERSION = 1
 
 
-def to_lines(groups: Sequence[Group], *, step: int, split: str, decode: Callable[[Ints], str]) -> list[str]:
-    """One line an episode: tokens and logprobs exact, the texts beside them for people."""
-    lines = []
+def to_rows(groups: Sequence[Group], *, split: str, decode: Callable[[Ints], str]) -> list[dict[str, Any]]:
+    """One row an episode, in JSON types: tokens and logprobs exact, the texts beside them for people."""
+    rows = []
     for g, group in enumerate(groups):
         for e, episode in enumerate(group.episodes):
             record = {
                 "version": VERSION,
-                "step": step,
                 "split": split,
                 "group": g,
                 "episode": e,
@@ -48,12 +47,12 @@ def to_lines(groups: Sequence[Group], *, step: int, split: str, decode: Callable
                     for t in episode.transitions
                 ],
             }
-            lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False))
-    return lines
+            rows.append(record)
+    return rows
 
 
 def from_lines(lines: Iterable[str], *, source: str = "rollouts") -> list[Group]:
-    """The groups that `to_lines` was given."""
+    """The groups that `to_rows` was given, from the lines of one step."""
     episodes: dict[int, list[Episode]] = {}
     heads: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-import numpy as np
-from attrs import define, frozen
+from attrs import frozen
 
 from tinsmith.domain.datums import Batch, Datum
-from tinsmith.domain.errors import DataError, NonFiniteError
+from tinsmith.domain.errors import DataError, NonFiniteError, TrainingError
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.trainer import LossSpec, OptimResult, Trainer, TrainResult
+from tinsmith.workflows.evaluation import NllEvaluator
 from tinsmith.workflows.interrupt import graceful_interrupt
-from tinsmith.workflows.run import Run
+from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.saving import Keep, batch_digest, record_save, restore, save_now, submit_save
 from tinsmith.workflows.settings import CheckpointSettings, OptimizerSettings
 from tinsmith.workflows.supervised_data import SupervisedData, normalised
 
@@ -27,124 +28,141 @@ Reduction = Literal["token_sum", "token_mean", "sequence_mean"]
 class SupervisedSettings:
     batch_size: int
     num_epochs: int
-    max_steps: int | None
-    reduction: Reduction
+    max_steps: int | None = None
+    reduction: Reduction = "token_mean"
     optimizer: OptimizerSettings
     checkpoints: CheckpointSettings
-    eval_every: int
-    """Steps between evaluations; 0 evaluates at the end alone."""
-    ahead: int = 1
+    eval_every: int = 0
+    """Steps between evaluations on the test datums; 0 evaluates at the end alone."""
+    submit_ahead: int = 1
     """Batches queued behind the one that is awaited."""
 
 
-@define
-class _Step:
-    index: int
+@frozen(kw_only=True)
+class _Submitted:
+    step: int
     batch: Batch
-    position: int
-    total: int
-    train: Pending[TrainResult]
-    optim: Pending[OptimResult]
-    saved: Pending[str] | None
-    kind: str | None
+    start: int
+    """Examples seen before this batch."""
+    end: int
     learning_rate: float
-    evaluation: Pending[dict[str, float]] | None
+    evaluated: Pending[Mapping[str, float]] | None
+    trained: Pending[TrainResult]
+    stepped: Pending[OptimResult]
+    keep: Keep | None
+    saved: Pending[str] | None
 
 
-def train_supervised(
-    trainer: Trainer,
-    data: SupervisedData,
-    settings: SupervisedSettings,
-    run: Run,
-    progress: Progress,
-    *,
-    test: Sequence[Datum] = (),
-    token_bytes: Sequence[int] = (),
-) -> dict[str, float]:
-    """Train until the epochs or `max_steps` are done; gives the last metrics.
+class SupervisedLoop:
+    """One supervised run. `run()` trains from where the run directory stands to the end of the data or `max_steps`.
 
-    Metrics a step: `train_mean_nll`, `train_mean_bpb` (with `token_bytes`: the bytes that each token id stands for),
-    `num_sequences`, `num_tokens`, `num_loss_tokens`, `learning_rate`, `progress`, `epoch`, `optim/grad_norm`,
-    `test/nll`, `test/bpb`, `time/step`.
+    A line of metrics a step: `train_mean_nll`, `train_mean_bpb`, `num_sequences`, `num_tokens`, `num_loss_tokens`,
+    `learning_rate`, `epoch`, `progress`, `optim/grad_norm`, `time/step`; `test/nll` and `test/bpb` are of the weights
+    before that step, and of the final weights in a line of their own.
     """
-    end = settings.num_epochs * len(data)
-    step, position = run.restore(trainer)
-    total = step + data.steps_between(position, end, settings.batch_size)
-    if settings.max_steps is not None:
-        total = min(total, settings.max_steps)
-    if run.is_complete(step, total):
-        return run.last_metrics
-    evaluator = _Evaluator(trainer, test, np.asarray(token_bytes, np.int64))
-    queue: deque[_Step] = deque()
-    last: dict[str, float] = run.last_metrics
-    clock = time.monotonic()
 
-    def submit(step: int, position: int) -> _Step:
-        evaluation = evaluator.submit() if settings.eval_every and step % settings.eval_every == 0 else None
-        batch, after = data.batch(position, settings.batch_size)
+    def __init__(
+        self,
+        trainer: Trainer,
+        data: SupervisedData,
+        settings: SupervisedSettings,
+        directory: RunDirectory,
+        progress: Progress,
+        *,
+        test: Sequence[Datum] = (),
+        token_bytes: Sequence[int] | None = None,
+    ) -> None:
+        """token_bytes: [V], UTF-8 bytes that each token id stands for, 0 for control tokens; for bits per byte."""
+        self._trainer = trainer
+        self._data = data
+        self._settings = settings
+        self._directory = directory
+        self._progress = progress
+        self._nll = NllEvaluator(trainer, test, token_bytes)
+        self._total = 0
+        self._clock = 0.0
+
+    def run(self) -> Mapping[str, float]:
+        """The metrics of the last step and of the final evaluation. Raises KeyboardInterrupt, with a checkpoint written,
+        after Ctrl-C; NonFiniteError, with a checkpoint of the weights before it, when a step gives no finite number."""
+        step, cursor = restore(self._directory, self._trainer)
+        position = int(cursor.get("examples", 0))
+        left = self._data.steps_between(
+            position, self._settings.num_epochs * len(self._data), self._settings.batch_size
+        )
+        self._total = step + left if self._settings.max_steps is None else min(step + left, self._settings.max_steps)
+        queue: deque[_Submitted] = deque()
+        metrics: Mapping[str, float] = {}
+        self._clock = time.monotonic()
+        with graceful_interrupt() as interrupt:
+            while step < self._total and not interrupt.requested:
+                queue.append(self._submit(step, position))
+                step, position = step + 1, queue[-1].end
+                if len(queue) > self._settings.submit_ahead:
+                    metrics = self._finish(queue.popleft())
+            while queue:
+                metrics = self._finish(queue.popleft())
+            if step < self._total:
+                save_now(self._directory, self._trainer, "rolling", step, {"examples": position})
+                raise KeyboardInterrupt
+            final = self._nll.submit()
+            save_now(self._directory, self._trainer, "final", step, {"examples": position})
+            if final is not None:
+                self._directory.record_evaluation(step, final.result())
+                metrics = {**metrics, **final.result()}
+            self._directory.finish("max_steps" if step == self._settings.max_steps else "end of data")
+        return metrics
+
+    def _submit(self, step: int, position: int) -> _Submitted:
+        settings = self._settings
+        batch, end = self._data.batch(position, settings.batch_size)
         if batch.num_loss_tokens == 0:
-            raise DataError(f"step {step}: no token of the batch has a weight; there is nothing to train on")
-        adam = settings.optimizer.at(step, total)
-        kind = settings.checkpoints.kind_after(step + 1)
-        return _Step(
-            index=step,
+            raise DataError(f"step {step}: no token of the batch has a weight, there is nothing to train on")
+        adam = settings.optimizer.at(step, self._total)
+        keep = settings.checkpoints.kind_after(step + 1) if step + 1 < self._total else None
+        return _Submitted(
+            step=step,
             batch=batch,
-            position=after,
-            total=total,
-            train=trainer.forward_backward(normalised(batch, settings.reduction), LossSpec("cross_entropy")),
-            optim=trainer.optim_step(adam),
-            saved=trainer.save_state(run.state_name(step + 1, kind)) if kind and step + 1 < total else None,
-            kind=kind,
+            start=position,
+            end=end,
             learning_rate=adam.learning_rate,
-            evaluation=evaluation,
+            evaluated=self._nll.submit() if settings.eval_every and step % settings.eval_every == 0 else None,
+            trained=self._trainer.forward_backward(normalised(batch, settings.reduction), LossSpec("cross_entropy")),
+            stepped=self._trainer.optim_step(adam),
+            keep=keep,
+            saved=submit_save(self._directory, self._trainer, keep, step + 1) if keep else None,
         )
 
-    def finish(item: _Step) -> dict[str, float]:
-        nonlocal clock
-        if item.evaluation is not None:
-            run.record_eval(item.index, item.evaluation.result())
-        trained, stepped = item.train.result(), item.optim.result()
+    def _finish(self, item: _Submitted) -> Mapping[str, float]:
+        try:
+            if item.evaluated is not None:
+                self._directory.record_evaluation(item.step, item.evaluated.result())
+            trained, stepped = item.trained.result(), item.stepped.result()
+        except NonFiniteError as error:
+            self._leave(item)
+            raise NonFiniteError(f"step {item.step}: {error}") from error
         now = time.monotonic()
-        metrics = {
-            "epoch": (item.position - 1) // len(data),
-            "progress": (item.index + 1) / item.total,
+        metrics: dict[str, Any] = {
+            "epoch": item.start // len(self._data),
+            "progress": (item.step + 1) / self._total,
             "learning_rate": item.learning_rate,
             "num_sequences": len(item.batch),
             "num_tokens": item.batch.num_tokens,
             "num_loss_tokens": item.batch.num_loss_tokens,
-            **evaluator.measure(item.batch, trained, "train_mean_nll", "train_mean_bpb"),
+            **self._nll.measure([item.batch], [trained], "train_mean_nll", "train_mean_bpb"),
             **stepped.metrics,
-            "time/step": now - clock,
+            "time/step": now - self._clock,
         }
-        clock = now
-        run.record_step(item.index, metrics, item.batch)
-        if item.saved is not None and item.kind is not None:
-            run.record_checkpoint(item.index + 1, item.kind, item.saved.result(), item.position)
-        progress.update(item.index + 1, item.total, metrics)
+        self._clock = now
+        self._directory.record_step(item.step, metrics, datums=batch_digest(item.batch))
+        if item.saved is not None and item.keep is not None:
+            record_save(self._directory, self._trainer, item.keep, item.step + 1, item.saved, {"examples": item.end})
+        self._progress.update(item.step + 1, self._total, metrics)
         return metrics
 
-    with graceful_interrupt() as interrupt:
+    def _leave(self, item: _Submitted) -> None:
+        """Save the weights before a step that failed; the trainer refused all steps behind it."""
         try:
-            while step < total and not interrupt.requested:
-                item = submit(step, position)
-                step, position = step + 1, item.position
-                queue.append(item)
-                if len(queue) > settings.ahead:
-                    last = finish(queue.popleft())
-            done = position
-            while queue:
-                last = finish(queue.popleft())
-        except NonFiniteError as error:
-            failed = queue[0] if queue else item
-            run.save(trainer, failed.index, "final" if False else "periodic", failed.position - len(failed.batch))
-            raise NonFiniteError(f"step {failed.index}: {error}") from error
-        if interrupt.requested and step < total:
-            run.save(trainer, step, "rolling", done)
-            raise KeyboardInterrupt
-        final = evaluator.submit()
-        if final is not None:
-            run.record_eval(step, final.result())
-            last = {**last, **run.last_eval}
-        run.save(trainer, step, "final", done)
-        run.finish(step)
-    return last
+            save_now(self._directory, self._trainer, "rolling", item.step, {"examples": item.start})
+        except TrainingError as error:  # the failure itself is what the caller hears of
+            self._progress.note(f"no checkpoint of step {item.step} could be written: {error}")
