@@ -1,0 +1,100 @@
+"""The disk under a run directory: few operations, each as strong as POSIX makes it and no stronger.
+
+What a program wrote outlives the *process* at once. It outlives the *machine* (power cut, kernel panic) only after
+`sync`: of the file, for its bytes, and of the directory, for the names in it. Until then a crash may keep any part of
+it. The functions below build what a journal needs out of these operations, so that a fake disk which forgets and tears
+whatever was not synced tests the very code that runs on a real one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+
+class Lock(Protocol):
+    """A lock that is held until `release`, or until the process ends in any way."""
+
+    def release(self) -> None: ...
+
+
+class FileSystem(Protocol):
+    """Paths are absolute. A missing path raises FileNotFoundError, a full disk OSError with errno ENOSPC."""
+
+    def list(self, directory: Path) -> list[str]:
+        """Names in a directory, sorted; NotADirectoryError for a file."""
+        ...
+
+    def size(self, path: Path) -> int:
+        """Bytes in a file."""
+        ...
+
+    def stream(self, path: Path, chunk_bytes: int = 1 << 20) -> Iterator[bytes]: ...
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Write at the end of a file, which is created when it is missing. An error may leave part of it written."""
+        ...
+
+    def truncate(self, path: Path, size: int) -> None:
+        """Shorten a file to `size` bytes."""
+        ...
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file another name in its directory, in place of any file of that name, in one step."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, or a directory with all that is in it. What is not there is no error."""
+        ...
+
+    def make_directory(self, path: Path) -> None:
+        """Create one directory; its parent must exist. A directory that is there is no error."""
+        ...
+
+    def sync(self, path: Path) -> None:
+        """Make durable: a file's bytes, or the names in a directory."""
+        ...
+
+    def lock(self, path: Path) -> Lock:
+        """Hold the lock file at `path`, created when missing. RunLockedError names the process that has it."""
+        ...
+
+
+def exists(files: FileSystem, path: Path) -> bool:
+    """Whether a file or directory is there."""
+    try:
+        return path.name in files.list(path.parent)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def read(files: FileSystem, path: Path) -> bytes:
+    return b"".join(files.stream(path))
+
+
+def digest(files: FileSystem, path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    state = hashlib.sha256()
+    for chunk in files.stream(path):
+        state.update(chunk)
+    return state.hexdigest()
+
+
+def write_atomic(files: FileSystem, path: Path, data: bytes) -> None:
+    """Replace a file durably: after a crash at any moment it holds all of the old bytes or all of the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    files.remove(temporary)
+    files.append(temporary, data)
+    files.sync(temporary)
+    files.rename(temporary, path)
+    files.sync(path.parent)
+
+
+def make_directories(files: FileSystem, path: Path) -> None:
+    """Create a directory and its missing parents, durably."""
+    if path != path.parent and not exists(files, path):
+        make_directories(files, path.parent)
+        files.make_directory(path)
+        files.sync(path.parent)

@@ -1,0 +1,421 @@
+"""The run directory: one run, and everything needed to go on with it after it was killed.
+
+    journal.jsonl      what happened; the rest follows from it or is vouched for by it
+    config.json        the resolved config in force
+    metrics.jsonl      a line a step, for people and plots
+    rollouts/*.jsonl   a line an episode
+    checkpoints/       states of the trainer
+    tinsmith.lock      held by the one process that works on the run
+
+A record is in the operating system's hands when `record_*` returns, so a killed process loses nothing. Before anything
+relies on a record (a checkpoint, a deletion, the end) it is synced to the disk, and at least once a second besides: a
+power cut may take the last second, which a resume trains again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from attrs import frozen
+
+from tinsmith.domain.errors import ConfigError, JournalError, TinsmithError, WorldError
+from tinsmith.ports.clock import Clock
+from tinsmith.ports.files import FileSystem, digest, exists, make_directories, read, write_atomic
+from tinsmith.workflows.journal.log import Journal
+from tinsmith.workflows.journal.records import (
+    Checkpoint,
+    Deleted,
+    Evaluation,
+    Finished,
+    Record,
+    Resumed,
+    Started,
+    Step,
+    live,
+    metric_lines,
+    scan,
+    to_json,
+)
+from tinsmith.workflows.journal.settings import changed_settings, json_object, pretty
+
+LOCK, JOURNAL, CONFIG, METRICS = "tinsmith.lock", "journal.jsonl", "config.json", "metrics.jsonl"
+CHECKPOINTS, ROLLOUTS = "checkpoints", "rollouts"
+
+IfExists = Literal["resume", "raise", "delete"]
+Keep = Literal["periodic", "rolling", "final"]
+
+
+@frozen(kw_only=True)
+class ResumePoint:
+    """The checkpoint that a run goes on from: its state is loaded, and step `step` (from 0) is the next to train."""
+
+    step: int
+    cursor: Mapping[str, Any]
+    name: str
+    handle: str
+
+
+class RunDirectory:
+    """An open run directory: `open` it, call `resume` once, record what was done, `finish`, and close it (or `with`).
+
+    After an error in writing it refuses further records: what was recorded is safe, and opening it again repairs it.
+    """
+
+    def __init__(self, path: Path, files: FileSystem, clock: Clock) -> None:
+        """Locks the directory; use `open`."""
+        self.path = path
+        self.notes: list[str] = []
+        """What was wrong with the directory and how it was handled, for the user to see."""
+        self._files = files
+        self._journal = Journal(path / JOURNAL, files, clock)
+        self._lock = files.lock(path / LOCK)
+        self._config: dict[str, Any] = {}
+        self._records: list[Record] = []  # those that count when the directory was opened; empty after `resume`
+        self._session = 0
+        self._next_step: int | None = None  # None until `resume`
+        self._checkpoints: list[Checkpoint] = []  # that can be resumed from, oldest first
+        self._evaluations: dict[int, dict[str, Any]] = {}  # of steps whose line in metrics.jsonl is to come
+        self._rollouts: dict[str, int] = {}
+        self._finished_at: int | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        recipe: str,
+        config: Mapping[str, Any],
+        files: FileSystem,
+        clock: Clock,
+        may_change: Iterable[str] = (),
+        if_exists: IfExists = "resume",
+    ) -> RunDirectory:
+        """Open or create the run directory of `recipe` at `path`, and lock it.
+
+        config: the resolved config in JSON types. A run is opened only with the config that it was started with, but
+            for the dotted keys in `may_change` (a key covers all below it).
+        if_exists: what to do with a run that is there: go on with it, refuse, or delete it and start again.
+
+        Raises ConfigError for another recipe or config, naming each key with both values; RunLockedError while another
+        process has it open; JournalError for a directory that holds other files (it is left alone whatever `if_exists`
+        says), for a damaged journal, and for `if_exists="raise"` when there is a run.
+        """
+        path = Path(os.path.abspath(path))
+        try:
+            names = set(files.list(path)) if exists(files, path) else set()
+            if names - {LOCK, f".{JOURNAL}.tmp"} and JOURNAL not in names:
+                raise JournalError(f"{path} holds other files and no run: it is left alone; use another log_path")
+            make_directories(files, path)
+            run = cls(path, files, clock)
+        except TinsmithError:
+            raise
+        except OSError as error:
+            raise JournalError(f"{path} cannot be used as a run directory: {error.strerror or error}") from error
+        try:
+            run._open(recipe, json_object(config), tuple(may_change), if_exists)
+        except BaseException:
+            run._lock.release()
+            raise
+        return run
+
+    def _open(self, recipe: str, config: dict[str, Any], may_change: tuple[str, ...], if_exists: IfExists) -> None:
+        self._config = config
+        is_run = exists(self._files, self.path / JOURNAL)
+        if is_run and if_exists == "raise":
+            raise JournalError(
+                f"{self.path} holds a run; if_exists=resume goes on with it, if_exists=delete starts again"
+            )
+        if is_run:
+            self._journal.load()
+        if not is_run or if_exists == "delete":
+            self._start(recipe)
+        else:
+            self._reopen(recipe, may_change)
+
+    def _start(self, recipe: str) -> None:
+        """Replace the journal in one step; only then remove what belonged to the old one."""
+        self._records = [self._journal.create(Started(recipe=recipe, config=self._config))]
+        with self._journal.guard(self.path):
+            for name in self._files.list(self.path):
+                if name not in (LOCK, JOURNAL):
+                    self._files.remove(self.path / name)
+
+    def _reopen(self, recipe: str, may_change: tuple[str, ...]) -> None:
+        records = self._journal.records
+        first, last = records[0].event, [r.event for r in records if isinstance(r.event, Started | Resumed)][-1]
+        if not isinstance(first, Started):
+            raise JournalError(f"{self.path / JOURNAL}, line 1: a journal begins with how the run was started")
+        if first.recipe != recipe:
+            raise ConfigError(f"{self.path} is a run of {first.recipe}, not of {recipe}: use another log_path")
+        self.notes.extend(changed_settings(self.path, last.config, self._config, may_change))
+        if self._journal.cut_bytes:
+            self.notes.append(f"cut {self._journal.cut_bytes} bytes that a crash left after record {len(records)}")
+        self._session = sum(isinstance(r.event, Resumed) for r in records)
+        self._records = live(records)
+        deleted = {r.event.name for r in records if isinstance(r.event, Deleted)}
+        for record in self._records:
+            if isinstance(record.event, Checkpoint) and record.event.name not in deleted:
+                self._checkpoints.append(record.event)
+            if isinstance(record.event, Finished):
+                self._finished_at = record.event.step
+        if self._finished_at is not None:
+            self._write_projections(self._records)  # the last process may have been killed before it wrote them
+
+    @property
+    def finished_at(self) -> int | None:
+        """Steps after which the run was complete; None while it is not. A run may go on past it: `resume`."""
+        return self._finished_at
+
+    @property
+    def last_checkpoint(self) -> ResumePoint | None:
+        """The newest checkpoint, e.g. that of a finished run; not verified."""
+        return self._point(self._checkpoints[-1]) if self._checkpoints else None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where a trainer on this machine keeps its states."""
+        return self.path / CHECKPOINTS
+
+    # Going on
+
+    def resume(self, load: Callable[[str], object]) -> ResumePoint | None:
+        """Go back to the newest checkpoint that is whole; None when the run begins at step 0. Call it once.
+
+        load: loads the state of a handle into the trainer. When it raises OSError or ValueError the next older
+            checkpoint is tried, except for a WorldError, which says nothing about the state and is passed on.
+
+        What was recorded after the checkpoint no longer counts: metrics.jsonl, rollouts and states are put back to it.
+        Raises JournalError when `load` refused every checkpoint that was whole: the trainer is then in no known state.
+        """
+        if self._next_step is not None:
+            raise JournalError(f"{self.path}: resume is called once, before anything is recorded")
+        chosen = self._choose(load)
+        after = chosen.seq if chosen else 0
+        checkpoint = chosen.event if chosen and isinstance(chosen.event, Checkpoint) else None
+        kept = [r for r in self._records if r.seq <= after]
+        self._next_step = checkpoint.step if checkpoint else 0
+        if self._records[-1].seq > 0 or self._journal.records:
+            name = checkpoint.name if checkpoint else None
+            event = Resumed(
+                step=self._next_step, after=after, checkpoint=name, config=self._config, notes=list(self.notes)
+            )
+            self._journal.append(event, sync=True)
+            self._session += 1
+        self._records = []
+        self._finished_at = None
+        alive = {r.event.name for r in kept if isinstance(r.event, Checkpoint)}
+        self._checkpoints = [c for c in self._checkpoints if c.name in alive]
+        with self._journal.guard(self.path):
+            self._restore_files(checkpoint)
+        self._write_projections(kept)
+        return self._point(checkpoint) if checkpoint else None
+
+    def _choose(self, load: Callable[[str], object]) -> Record | None:
+        usable = {c.name for c in self._checkpoints}
+        refusals: list[str] = []
+        for record in reversed(self._records):
+            event = record.event
+            if not isinstance(event, Checkpoint) or event.name not in usable:
+                continue
+            problem = self._problem(event)
+            if problem is None:
+                try:
+                    load(self._point(event).handle)
+                except WorldError:
+                    raise
+                except (OSError, ValueError) as error:
+                    problem = str(error)
+                    refusals.append(f"{event.name}: {problem}")
+                else:
+                    return record
+            self.notes.append(f"checkpoint {event.name} cannot be used ({problem}); trying an older one")
+        if refusals:
+            raise JournalError(f"{self.path}: no checkpoint could be loaded:\n  " + "\n  ".join(refusals))
+        return None
+
+    def _problem(self, checkpoint: Checkpoint) -> str | None:
+        """Why the state file of a checkpoint is not what was recorded."""
+        if checkpoint.sha256 is None:
+            return None
+        path = self.path / checkpoint.handle
+        try:
+            size = self._files.size(path)
+            if size != checkpoint.size:
+                return f"{checkpoint.handle} has {size} bytes instead of {checkpoint.size}"
+            return None if digest(self._files, path) == checkpoint.sha256 else f"{checkpoint.handle} is damaged"
+        except OSError as error:
+            return f"{checkpoint.handle}: {error.strerror or error}"
+
+    def _restore_files(self, checkpoint: Checkpoint | None) -> None:
+        """Remove states that no checkpoint names, and cut rollouts to what the checkpoint vouches for."""
+        for name in (CHECKPOINTS, ROLLOUTS):
+            make_directories(self._files, self.path / name)
+        handles = [c.handle for c in self._checkpoints]
+        for name in self._files.list(self.checkpoints):
+            if not any(h == f"{CHECKPOINTS}/{name}" or h.startswith(f"{CHECKPOINTS}/{name}/") for h in handles):
+                self._files.remove(self.checkpoints / name)
+        self._rollouts = {}
+        for name in self._files.list(self.path / ROLLOUTS):
+            path, size = self.path / ROLLOUTS / name, (checkpoint.rollouts if checkpoint else {}).get(name, 0)
+            found = self._files.size(path)
+            if size == 0:
+                self._files.remove(path)
+                continue
+            if found < size:
+                self.notes.append(f"{ROLLOUTS}/{name} has {found} bytes instead of {size}: earlier rollouts are lost")
+            elif found > size:
+                self._files.truncate(path, size)
+            self._rollouts[name] = min(found, size)
+
+    def _write_projections(self, records: list[Record]) -> None:
+        """Make config.json and metrics.jsonl say what the records say."""
+        lines = metric_lines(records)
+        done = {r.event.step for r in records if isinstance(r.event, Step)}
+        if records and not isinstance(records[-1].event, Finished):
+            self._evaluations = {step: lines.pop(step) for step in [s for s in lines if s not in done]}
+        texts = {CONFIG: pretty(self._config), METRICS: "".join(to_json(line) + "\n" for line in lines.values())}
+        for name, text in texts.items():
+            path, data = self.path / name, text.encode("utf-8", "surrogatepass")
+            with self._journal.guard(path, len(data)):
+                if not exists(self._files, path) or read(self._files, path) != data:
+                    write_atomic(self._files, path, data)
+
+    # Recording
+
+    def record_step(self, step: int, metrics: Mapping[str, Any], *, datums: str) -> None:
+        """Step `step` (from 0, one after the other) is done: its results were awaited.
+
+        metrics: numbers by name; a NaN or infinity is written as a string that `float` reads.
+        datums: `datum_digest` of what was trained.
+        """
+        if step != self._expected():
+            raise JournalError(f"{self.path}: step {step} is recorded where step {self._expected()} is next")
+        self._journal.append(Step(step=step, metrics=dict(metrics), datums=datums))
+        self._next_step = step + 1
+        self._write_line({"step": step} | self._evaluations.pop(step, {}) | dict(metrics))
+
+    def record_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """The weights after `step` steps were evaluated. Its metrics join those of step `step` in metrics.jsonl."""
+        if step > self._expected():
+            raise JournalError(f"{self.path}: evaluation after step {step}, of which {self._expected()} are done")
+        self._journal.append(Evaluation(step=step, metrics=dict(metrics)))
+        if step == self._next_step:
+            self._evaluations.setdefault(step, {"step": step}).update(metrics)
+        else:
+            self._rewrite_metrics()
+
+    def checkpoint_name(self, keep: Keep, step: int) -> str:
+        """The name under which to save the state: no two checkpoints of a run share one, also after a resume."""
+        return f"{step:06d}-{keep}" + (f"-r{self._session}" if self._session else "")
+
+    def record_checkpoint(
+        self,
+        keep: Keep,
+        step: int,
+        handle: str,
+        cursor: Mapping[str, Any],
+        *,
+        keep_rolling: int = 1,
+        delete: Callable[[str], object] | None = None,
+    ) -> None:
+        """The state after `step` steps was saved as `handle`, awaited, under `checkpoint_name(keep, step)`.
+
+        Evaluations and rollouts of weights up to here are recorded before: a resume does not make them again.
+
+        cursor: JSON types; all that the loop needs beside the trainer's state to go on exactly.
+        delete: deletes the state of a handle; called for rolling checkpoints but the newest `keep_rolling`, after this
+            one was verified and is durable.
+        """
+        if step != self._expected():
+            raise JournalError(
+                f"{self.path}: a checkpoint of {step} steps where {self._expected()} are done and awaited"
+            )
+        name = self.checkpoint_name(keep, step)
+        if any(c.name == name for c in self._checkpoints):
+            raise JournalError(f"{self.path}: there is a checkpoint {name} already")
+        event = self._verified(name, keep, step, handle, json_object(cursor))
+        self._journal.append(event, sync=True)
+        self._checkpoints.append(event)
+        rolling = [c for c in self._checkpoints if c.keep == "rolling"]
+        for old in rolling[: len(rolling) - keep_rolling] if keep == "rolling" else []:
+            self._journal.append(Deleted(name=old.name), sync=True)
+            self._checkpoints.remove(old)
+            if delete is not None:
+                delete(self._point(old).handle)
+
+    def _verified(self, name: str, keep: Keep, step: int, handle: str, cursor: dict[str, Any]) -> Checkpoint:
+        size = sha256 = None
+        if Path(handle).is_relative_to(self.path):
+            path = Path(handle)
+            with self._journal.guard(path):
+                self._files.sync(path)
+                self._files.sync(path.parent)
+                size, sha256 = self._files.size(path), digest(self._files, path)
+            handle = path.relative_to(self.path).as_posix()
+        return Checkpoint(
+            name=name, keep=keep, step=step, handle=handle, cursor=cursor, sha256=sha256, size=size,
+            rollouts=dict(self._rollouts),
+        )  # fmt: skip
+
+    def write_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]], *, name: str = "train") -> None:
+        """Add a line an episode to `rollouts/<name>.jsonl`; call it before what came of them is recorded."""
+        if step > self._expected():
+            raise JournalError(f"{self.path}: rollouts of step {step} where step {self._expected()} is next")
+        data = "".join(to_json({"step": step, **row}) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+        self._journal.append_data(self.path / ROLLOUTS / f"{name}.jsonl", data)
+        self._rollouts[f"{name}.jsonl"] = self._rollouts.get(f"{name}.jsonl", 0) + len(data)
+
+    def finish(self, reason: str) -> None:
+        """The run is complete; everything recorded is durable. Close it next."""
+        step = self._expected()
+        for at in sorted(self._evaluations):
+            self._write_line(self._evaluations.pop(at))
+        self._journal.append(Finished(step=step, reason=reason), sync=True)
+        self._finished_at = step
+
+    def close(self) -> None:
+        """Make everything durable and let go of the directory."""
+        try:
+            if not self._journal.failed:
+                self._journal.sync()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except JournalError as also:
+            if error is None:
+                raise
+            error.add_note(f"and closing the run directory failed: {also}")
+
+    # Helpers
+
+    def _expected(self) -> int:
+        if self._next_step is None:
+            raise JournalError(f"{self.path}: call resume before anything is recorded")
+        return self._next_step
+
+    def _point(self, checkpoint: Checkpoint) -> ResumePoint:
+        local = checkpoint.sha256 is not None
+        handle = str(self.path / checkpoint.handle) if local else checkpoint.handle
+        return ResumePoint(step=checkpoint.step, cursor=checkpoint.cursor, name=checkpoint.name, handle=handle)
+
+    def _write_line(self, line: Mapping[str, Any]) -> None:
+        data = (to_json(line) + "\n").encode("utf-8", "surrogatepass")
+        self._journal.append_data(self.path / METRICS, data, synced=False)
+
+    def _rewrite_metrics(self) -> None:
+        """For a late evaluation: the line of its step was written before."""
+        with self._journal.guard(self._journal.path):
+            data = read(self._files, self._journal.path)
+        self._write_projections(live(scan(data, str(self._journal.path)).records))
