@@ -138,6 +138,8 @@ class FakeTrainer:
         given = floats(gradients).astype(np.float64)
         if given.shape != batch.targets.shape:
             raise ShapeError(f"gradients {given.shape} and targets {batch.targets.shape} differ in shape")
+        if not np.isfinite(given).all():
+            raise NonFiniteError(f"gradient {int(np.argmin(np.isfinite(given).ravel()))} is not finite")
         return self._worker.submit(self._run, batch, given)
 
     def optim_step(self, settings: AdamW) -> Pending[OptimResult]:
@@ -164,6 +166,10 @@ class FakeTrainer:
         self._worker.close()
 
     def _check(self, batch: Batch) -> None:
+        if not batch.num_tokens:
+            raise ShapeError("the batch holds no token")
+        if not np.isfinite(batch.weights).all():
+            raise NonFiniteError("column 'weights' holds a value that is not finite")
         for name, ids in (("tokens", batch.tokens), ("targets", batch.targets)):
             if ids.size and not (ids.min() >= 0 and ids.max() < self.info.vocab_size):
                 worst = ids.max() if ids.min() >= 0 else ids.min()
@@ -172,7 +178,6 @@ class FakeTrainer:
             if length > self.info.context:
                 raise ShapeError(f"row {i} has {length} tokens, but the context is {self.info.context}")
 
-    @np.errstate(all="ignore")  # what is not finite goes on to the optimizer, which refuses it
     def _run(self, batch: Batch, by_logprob: Table | None) -> TrainResult:
         starts = np.repeat(batch.offsets[:-1], batch.lengths)
         rows = self._model.rows(batch.tokens, starts)
@@ -181,7 +186,7 @@ class FakeTrainer:
         logprobs = np.take_along_axis(every, targets.astype(np.int64), axis=1)
         if by_logprob is not None:
             columns = by_logprob.reshape(targets.shape)
-            taking_part = columns.any(axis=1)  # NaN takes part
+            taking_part = columns.any(axis=1)
             # d logprob of target j / d logit i = [i == j] - p_i
             gradient = -np.exp(every) * columns.sum(axis=1, keepdims=True)
             at = np.arange(len(targets))

@@ -1,0 +1,20 @@
+"""One suite of laws per port. An adapter's test subclasses the suite and supplies its construction:
+
+    class TestMyTrainer(TrainerContract):
+        def make(self): return MyTrainer(...)
+        def weights(self, trainer): return ...
+
+Needs the extra `test` (pytest, hypothesis).
+"""
+
+# ruff: noqa: E402
+import pytest
+
+# So that a broken law shows its values.
+_SUITES = ("_common", "blob", "clock", "data", "runlog", "sampler", "tokenizer", "trainer")
+pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in _SUITES))
+
+from tinsmith.testing.contracts.sampler import SamplerContract
+from tinsmith.testing.contracts.trainer import TrainerContract
+
+__all__ = ["SamplerContract", "TrainerContract"]

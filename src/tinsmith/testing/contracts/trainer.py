@@ -1,0 +1,478 @@
+"""The contract of a Trainer. Subclass it, supply `make` and `weights`, and pytest collects the laws.
+
+Gradients are seen through the optimizer: with eps far above every entry of the gradient g, a step of AdamW is
+w - lr * g / eps, so one probing step (then `load_state`) reads g off the weights. `weights` is the side door that makes
+this possible: it reads the trained weights by another way than the methods under test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinsmith.domain.datums import Batch
+from tinsmith.domain.errors import CancelledWorkError, CapabilityError, NonFiniteError, TinsmithError
+from tinsmith.domain.tokens import Floats, floats
+from tinsmith.ports.pending import Pending
+from tinsmith.ports.sampler import Sampler, SamplingParams
+from tinsmith.ports.trainer import AdamW, LossSpec, Trainer, TrainResult
+from tinsmith.testing.contracts._common import (
+    LAW,
+    Vector,
+    assert_close,
+    assert_refused,
+    random_batch,
+    replaced,
+    row_lengths,
+    seeds,
+    wait,
+)
+
+CROSS_ENTROPY = LossSpec("cross_entropy")
+PROBE = AdamW(learning_rate=1e8, beta1=0.0, beta2=0.0, eps=1e6)
+"""Moves each weight by 100 times its gradient. Betas of 0 forget older moments, and make the bias correction 1."""
+
+
+class TrainerContract:
+    """Laws of every Trainer."""
+
+    def make(self) -> Trainer:
+        """A new trainer, always with the same weights; trainers made by one class share where states are saved."""
+        raise NotImplementedError
+
+    def weights(self, trainer: Trainer) -> Vector:
+        """All trained weights as one vector, read by a side door, after all submitted work is done."""
+        raise NotImplementedError
+
+    tolerance = 1e-3
+    """Relative error allowed of a gradient (single precision and a change of summation order)."""
+
+    # How the laws look at a trainer
+
+    @contextlib.contextmanager
+    def fresh(self) -> Iterator[Trainer]:
+        trainer = self.make()
+        try:
+            yield trainer
+        finally:
+            trainer.close()
+
+    @contextlib.contextmanager
+    def warm(self) -> Iterator[Trainer]:
+        """A trainer whose weights are all in general position (adapters often start at exactly zero)."""
+        with self.fresh() as trainer:
+            wait(trainer.forward_backward(random_batch(trainer.info, [6, 6], 12345), CROSS_ENTROPY))
+            wait(trainer.optim_step(AdamW(learning_rate=0.02)))
+            yield trainer
+
+    def probe(self, trainer: Trainer, submit: Callable[[], Any]) -> Vector:
+        """The gradient that `submit` adds; the trainer is as before afterwards."""
+        handle = wait(trainer.save_state("contract/probe"))
+        try:
+            submit()
+            before = self.weights(trainer)
+            wait(trainer.optim_step(PROBE))
+            moved = before - self.weights(trainer)
+            return moved * PROBE.eps / (PROBE.learning_rate - np.abs(moved))
+        finally:
+            wait(trainer.load_state(handle))
+
+    def loss(self, trainer: Trainer, batch: Batch) -> float:
+        logprobs = wait(trainer.forward(batch)).logprobs.astype(np.float64)
+        return -float(np.sum(batch.weights * logprobs))
+
+    # Forward
+
+    @LAW
+    @given(lengths=row_lengths, seed=seeds)
+    def test_forward_gives_the_logprob_of_each_target_whatever_else_is_in_the_batch(
+        self, lengths: list[int], seed: int
+    ) -> None:
+        with self.warm() as trainer:
+            batch = random_batch(trainer.info, lengths, seed)
+            together = wait(trainer.forward(batch)).logprobs
+            assert together.shape == batch.targets.shape
+            assert together.dtype == np.float32
+            assert np.all(together <= 1e-6)
+            alone = [wait(trainer.forward(batch.take([i]))).logprobs for i in range(len(batch))]
+            np.testing.assert_allclose(np.concatenate(alone), together, atol=1e-4)
+
+    def test_probabilities_of_all_targets_sum_to_one(self) -> None:
+        with self.warm() as trainer:
+            vocab = trainer.info.vocab_size
+            rows = random_batch(trainer.info, [1] * vocab, 0)
+            batch = replaced(rows, tokens=np.full(vocab, 1), targets=np.arange(vocab))
+            total = np.exp(wait(trainer.forward(batch)).logprobs.astype(np.float64)).sum()
+            assert total == pytest.approx(1.0, abs=1e-4)
+
+    @LAW
+    @given(seed=seeds, cut=st.integers(1, 5))
+    def test_a_logprob_depends_on_no_later_token(self, seed: int, cut: int) -> None:
+        with self.warm() as trainer:
+            batch, other = (random_batch(trainer.info, [6], seed + i) for i in range(2))
+            tokens = np.concatenate([batch.tokens[:cut], other.tokens[cut:]])
+            changed = wait(trainer.forward(replaced(batch, tokens=tokens))).logprobs
+            np.testing.assert_allclose(changed[:cut], wait(trainer.forward(batch)).logprobs[:cut], atol=1e-5)
+
+    def test_forward_adds_no_gradient(self) -> None:
+        with self.warm() as trainer:
+            batch = random_batch(trainer.info, [5], 1)
+            assert not self.probe(trainer, lambda: wait(trainer.forward(batch))).any()
+
+    # Gradients
+
+    @LAW
+    @given(lengths=row_lengths, seed=seeds)
+    def test_forward_backward_reports_what_forward_does_and_the_weighted_sum_as_loss(
+        self, lengths: list[int], seed: int
+    ) -> None:
+        with self.warm() as trainer:
+            batch = random_batch(trainer.info, lengths, seed)
+            result = wait(trainer.forward_backward(batch, CROSS_ENTROPY))
+            np.testing.assert_allclose(result.logprobs, wait(trainer.forward(batch)).logprobs, atol=1e-4)
+            assert result.loss == pytest.approx(self.loss(trainer, batch), rel=1e-4, abs=1e-4)
+
+    @LAW
+    @given(seed=seeds)
+    def test_the_gradient_is_the_slope_of_the_loss(self, seed: int) -> None:
+        """Central difference along the gradient: (L(w - s g) - L(w + s g)) / 2 = -s |g|^2, up to s^3."""
+        with self.warm() as trainer:
+            batch = random_batch(trainer.info, [6, 4], seed)
+            found = self.probe(trainer, lambda: wait(trainer.forward_backward(batch, CROSS_ENTROPY)))
+            square = float(found @ found)
+            step = AdamW(learning_rate=0.02 / square * 1e6, beta1=0.0, beta2=0.0, eps=1e6)
+            handle = wait(trainer.save_state("contract/slope"))
+            losses = []
+            for sign in (1, -1):
+                wait(trainer.backward(batch, floats(-sign * batch.weights)))
+                wait(trainer.optim_step(step))
+                losses.append(self.loss(trainer, batch))
+                wait(trainer.load_state(handle))
+            assert (losses[1] - losses[0]) / 2 == pytest.approx(0.02, rel=0.05)
+
+    @LAW
+    @given(first=row_lengths, second=row_lengths, seed=seeds)
+    def test_gradients_accumulate_to_that_of_one_big_batch(
+        self, first: list[int], second: list[int], seed: int
+    ) -> None:
+        """And so they are sums over tokens and datums, not means."""
+        with self.warm() as trainer:
+            whole = random_batch(trainer.info, first + second, seed)
+            a, b = whole.take(range(len(first))), whole.take(range(len(first), len(whole)))
+
+            def parts() -> None:
+                trainer.forward_backward(a, CROSS_ENTROPY)
+                wait(trainer.forward_backward(b, CROSS_ENTROPY))
+
+            one = self.probe(trainer, lambda: wait(trainer.forward_backward(whole, CROSS_ENTROPY)))
+            assert_close(self.probe(trainer, parts), one, self.tolerance, "accumulated and whole")
+
+    @LAW
+    @given(lengths=row_lengths, seed=seeds, factor=st.sampled_from([-2.0, 0.25, 3.0]))
+    def test_the_gradient_is_linear_in_the_weights(self, lengths: list[int], seed: int, factor: float) -> None:
+        with self.warm() as trainer:
+            batch = random_batch(trainer.info, lengths, seed)
+            scaled = replaced(batch, weights=batch.weights * factor)
+            one = self.probe(trainer, lambda: wait(trainer.forward_backward(batch, CROSS_ENTROPY)))
+            many = self.probe(trainer, lambda: wait(trainer.forward_backward(scaled, CROSS_ENTROPY)))
+            assert_close(many, factor * one, self.tolerance, f"{factor} times the weights")
+
+    @LAW
+    @given(lengths=st.lists(st.integers(2, 6), min_size=1, max_size=3), seed=seeds)
+    def test_a_target_of_weight_zero_takes_no_part(self, lengths: list[int], seed: int) -> None:
+        with self.warm() as trainer:
+            batch = random_batch(trainer.info, lengths, seed)
+            rng = np.random.default_rng(seed)
+            mask = rng.random(batch.num_tokens) < 0.5
+            weights = np.where(mask, batch.weights, 0)
+            plain = replaced(batch, weights=weights)
+            targets = np.where(mask, batch.targets, rng.integers(0, trainer.info.vocab_size, batch.num_tokens))
+            other = replaced(batch, weights=weights, targets=targets)
+            results = []
+
+            def submit(which: Batch) -> Callable[[], None]:
+                return lambda: results.append(wait(trainer.forward_backward(which, CROSS_ENTROPY)).loss)
+
+            assert_close(
+                self.probe(trainer, submit(plain)), self.probe(trainer, submit(other)), 1e-5, "other unused targets"
+            )
+            assert results[0] == pytest.approx(results[1], rel=1e-5, abs=1e-5)
+
+    @LAW
+    @given(lengths=row_lengths, seed=seeds)
+    def test_backward_is_cross_entropy_weighted_by_minus_the_gradient(self, lengths: list[int], seed: int) -> None:
+        with self.warm() as trainer:
+            batch = random_batch(trainer.info, lengths, seed)
+            gradients = floats(np.random.default_rng(seed).normal(size=batch.targets.shape))
+            weighted = replaced(batch, weights=-gradients)
+            by_gradient = self.probe(trainer, lambda: wait(trainer.backward(batch, gradients)))
+            by_weight = self.probe(trainer, lambda: wait(trainer.forward_backward(weighted, CROSS_ENTROPY)))
+            assert_close(by_gradient, by_weight, self.tolerance, "backward and weighted cross-entropy")
+
+    @LAW
+    @given(length=st.integers(1, 5), seed=seeds)
+    def test_k_targets_add_up_like_k_rows_of_one(self, length: int, seed: int) -> None:
+        with self.warm() as trainer:
+            soft = random_batch(trainer.info, [length], seed, targets_per_token=3)
+            if not trainer.capabilities.soft_targets:
+                with pytest.raises(CapabilityError):
+                    trainer.forward_backward(soft, CROSS_ENTROPY)
+                return
+            hard = [
+                Batch(offsets=soft.offsets, tokens=soft.tokens, targets=soft.targets[:, k], weights=soft.weights[:, k])
+                for k in range(3)
+            ]
+
+            def each() -> None:
+                for batch in hard:
+                    wait(trainer.forward_backward(batch, CROSS_ENTROPY))
+
+            together = self.probe(trainer, lambda: wait(trainer.forward_backward(soft, CROSS_ENTROPY)))
+            assert_close(together, self.probe(trainer, each), self.tolerance, "K targets and K batches")
+            columns = [wait(trainer.forward(batch)).logprobs for batch in hard]
+            np.testing.assert_allclose(wait(trainer.forward(soft)).logprobs, np.stack(columns, axis=1), atol=1e-4)
+
+    # The optimizer
+
+    @LAW
+    @given(
+        seed=seeds,
+        beta1=st.sampled_from([0.0, 0.5, 0.9]),
+        beta2=st.sampled_from([0.0, 0.9, 0.99]),
+        decay=st.sampled_from([0.0, 0.1, 5.0]),
+        clip=st.sampled_from([0.0, 0.3, 3.0]),
+    )
+    def test_steps_are_those_of_adamw(self, seed: int, beta1: float, beta2: float, decay: float, clip: float) -> None:
+        """Three steps against the textbook in double precision (Loshchilov and Hutter, arXiv:1711.05101, alg. 2)."""
+        with self.warm() as trainer:
+            # A new trainer has no moments; the warm one has those of one step. Both must be carried on: a step with
+            # beta1 = beta2 = 0 and learning rate 0 leaves moments that are the gradient itself, which is known.
+            batch = random_batch(trainer.info, [5, 3], seed)
+
+            def submit() -> None:
+                wait(trainer.forward_backward(batch, CROSS_ENTROPY))
+
+            gradient = self.probe(trainer, submit)
+            submit()
+            start = wait(trainer.optim_step(AdamW(learning_rate=0.0, beta1=0.0, beta2=0.0))).step
+            first, second = gradient, gradient**2
+            eps = float(np.sqrt(np.mean(gradient**2)))
+            for step in range(start + 1, start + 4):
+                before = self.weights(trainer)
+                gradient = self.probe(trainer, submit)
+                norm = float(np.linalg.norm(gradient))
+                limit = clip * norm
+                if 0 < limit < norm:
+                    gradient = gradient * limit / norm
+                first = beta1 * first + (1 - beta1) * gradient
+                second = beta2 * second + (1 - beta2) * gradient**2
+                unbiased = first / (1 - beta1**step)
+                expected = before * (1 - 0.01 * decay) - 0.01 * unbiased / (np.sqrt(second / (1 - beta2**step)) + eps)
+                submit()
+                result = wait(
+                    trainer.optim_step(
+                        AdamW(
+                            learning_rate=0.01,
+                            beta1=beta1,
+                            beta2=beta2,
+                            eps=eps,
+                            weight_decay=decay,
+                            grad_clip_norm=limit,
+                        )
+                    )
+                )
+                assert result.step == step
+                assert result.metrics.get("optim/grad_norm", norm) == pytest.approx(norm, rel=1e-2)
+                assert_close(self.weights(trainer) - before, expected - before, 1e-2, f"step {step}")
+
+    def test_a_step_uses_the_gradients_up(self) -> None:
+        with self.warm() as trainer:
+            batch = random_batch(trainer.info, [5], 3)
+
+            def used_up() -> None:
+                wait(trainer.forward_backward(batch, CROSS_ENTROPY))
+                wait(trainer.optim_step(AdamW(learning_rate=0.0)))
+
+            assert not self.probe(trainer, used_up).any()
+
+    def test_a_learning_rate_of_zero_moves_nothing(self) -> None:
+        with self.warm() as trainer:
+            before = self.weights(trainer)
+            wait(trainer.forward_backward(random_batch(trainer.info, [5], 3), CROSS_ENTROPY))
+            wait(trainer.optim_step(AdamW(learning_rate=0.0, weight_decay=1.0)))
+            assert self.weights(trainer).tobytes() == before.tobytes()
+
+    # Order, state, isolation
+
+    def training(self, trainer: Trainer, seed: int, *, awaiting: bool) -> list[Floats]:
+        """Two steps with a forward after each, awaited one by one or all at the end."""
+        pendings: list[Pending[TrainResult]] = []
+        for step in range(2):
+            batch = random_batch(trainer.info, [4, 2], seed + step)
+            pendings.append(trainer.forward_backward(batch, CROSS_ENTROPY))
+            if awaiting:
+                wait(pendings[-1])
+            stepped = trainer.optim_step(AdamW(learning_rate=0.05))
+            if awaiting:
+                wait(stepped)
+            pendings.append(trainer.forward(batch))
+            if awaiting:
+                wait(pendings[-1])
+        return [wait(pending).logprobs for pending in pendings]
+
+    @LAW
+    @given(seed=seeds)
+    def test_work_is_done_in_the_order_of_submission(self, seed: int) -> None:
+        with self.fresh() as one, self.fresh() as two:
+            for a, b in zip(
+                self.training(one, seed, awaiting=True), self.training(two, seed, awaiting=False), strict=True
+            ):
+                if one.capabilities.deterministic:
+                    assert a.tobytes() == b.tobytes(), "a deterministic trainer gives the same bits"
+                np.testing.assert_allclose(a, b, atol=1e-4)
+            assert_close(self.weights(one), self.weights(two), 1e-4, "weights")
+
+    @LAW
+    @given(seed=seeds)
+    def test_a_saved_state_is_gone_back_to_exactly(self, seed: int) -> None:
+        """Weights, moments, step count: training goes on from it as it did the first time, in another trainer too."""
+        with self.warm() as trainer:
+            handle = wait(trainer.save_state(f"contract/exact-{seed}"))
+            saved = self.weights(trainer)
+            logprobs = self.training(trainer, seed, awaiting=False)
+            trained = self.weights(trainer)
+            assert not np.array_equal(saved, trained)
+            wait(trainer.forward_backward(random_batch(trainer.info, [3], seed), CROSS_ENTROPY))  # is to be forgotten
+            wait(trainer.load_state(handle))
+            assert self.weights(trainer).tobytes() == saved.tobytes()
+            with self.fresh() as another:
+                wait(another.load_state(handle))
+                for who in (trainer, another):
+                    again = self.training(who, seed, awaiting=False)
+                    if who.capabilities.deterministic:
+                        assert [a.tobytes() for a in again] == [b.tobytes() for b in logprobs]
+                        assert self.weights(who).tobytes() == trained.tobytes()
+                    assert_close(self.weights(who), trained, 1e-5, "trained again")
+            wait(trainer.delete_state(handle))
+            with pytest.raises(TinsmithError):
+                wait(trainer.load_state(handle))
+
+    def test_saving_leaves_waiting_gradients_alone(self) -> None:
+        with self.warm() as trainer:
+            batch = random_batch(trainer.info, [4], 5)
+
+            def saved_between() -> None:
+                wait(trainer.forward_backward(batch, CROSS_ENTROPY))
+                wait(trainer.save_state("contract/between"))
+
+            plain = self.probe(trainer, lambda: wait(trainer.forward_backward(batch, CROSS_ENTROPY)))
+            assert_close(self.probe(trainer, saved_between), plain, 1e-5, "saved between")
+
+    @LAW
+    @given(seed=seeds)
+    def test_a_sampler_keeps_the_weights_it_was_made_of(self, seed: int) -> None:
+        with self.warm() as trainer:
+            batch = random_batch(trainer.info, [6], seed)
+            full = np.append(batch.tokens, batch.targets[-1])
+            scored_as = replaced(batch, targets=full[1:])
+            before = wait(trainer.forward(scored_as)).logprobs
+            pending = trainer.sampler()  # not awaited: what is submitted next must not reach it
+            trainer.forward_backward(scored_as, CROSS_ENTROPY)
+            step = wait(trainer.optim_step(AdamW(learning_rate=0.05))).step
+            old, new = wait(pending), wait(trainer.sampler())
+            after = wait(trainer.forward(scored_as)).logprobs
+            assert np.abs(after - before).max() > 1e-3
+            np.testing.assert_allclose(wait(old.score(full))[1:], before, atol=1e-4)
+            np.testing.assert_allclose(wait(new.score(full))[1:], after, atol=1e-4)
+            assert (old.policy_version, new.policy_version) == (step - 1, step)
+            old.close()
+            new.close()
+
+    # What is refused
+
+    def refusals(self, trainer: Trainer) -> dict[str, Callable[[], Any]]:
+        info = trainer.info
+        batch = random_batch(info, [3, 4], 0)
+
+        def with_id(column: str, value: int) -> Batch:
+            ids = getattr(batch, column).copy()
+            ids[5] = value
+            return replaced(batch, **{column: ids})
+
+        def with_weight(value: float) -> Batch:
+            weights = batch.weights.copy()
+            weights[2] = value
+            return replaced(batch, weights=weights)
+
+        long = random_batch(info, [info.context + 1], 0)
+        empty = Batch(offsets=np.zeros(2, np.int64), tokens=[], targets=[], weights=[])
+        return {
+            "token past the vocabulary": lambda: trainer.forward(with_id("tokens", info.vocab_size)),
+            "negative token": lambda: trainer.forward_backward(with_id("tokens", -1), CROSS_ENTROPY),
+            "target past the vocabulary": lambda: trainer.forward_backward(
+                with_id("targets", info.vocab_size), CROSS_ENTROPY
+            ),
+            "negative target": lambda: trainer.backward(with_id("targets", -1), batch.weights),
+            "row past the context": lambda: trainer.forward(long),
+            "no token": lambda: trainer.forward_backward(empty, CROSS_ENTROPY),
+            "gradients of another shape": lambda: trainer.backward(batch, batch.weights[:-1]),
+            "unknown loss": lambda: trainer.forward_backward(batch, LossSpec("crossentropy")),
+            "weight that is no number": lambda: trainer.forward_backward(with_weight(np.nan), CROSS_ENTROPY),
+            "infinite gradient": lambda: trainer.backward(batch, with_weight(np.inf).weights),
+        }
+
+    def test_bad_input_is_refused_when_submitted_and_changes_nothing(self) -> None:
+        with self.warm() as trainer:
+            before = self.weights(trainer)
+            assert_refused(self.refusals(trainer))
+            assert not self.probe(trainer, lambda: None).any(), "a refused call left a gradient"
+            assert self.weights(trainer).tobytes() == before.tobytes()
+
+    def overflow(self, trainer: Trainer) -> None:
+        """Submit finite input whose gradient is not finite. Default: the largest float32 on many targets at once."""
+        batch = random_batch(trainer.info, [6] * 4, 1)
+        trainer.backward(batch, np.full(batch.targets.shape, np.finfo(np.float32).max, np.float32))
+
+    def test_a_gradient_that_is_not_finite_is_refused_and_forgotten(self) -> None:
+        with self.warm() as hurt, self.warm() as whole:
+            before = self.weights(hurt)
+
+            def step() -> None:
+                self.overflow(hurt)
+                wait(hurt.optim_step(AdamW(learning_rate=0.1)))
+
+            with pytest.raises(NonFiniteError):
+                step()
+            assert self.weights(hurt).tobytes() == before.tobytes()
+            for trainer in (hurt, whole):
+                self.training(trainer, 7, awaiting=True)
+            assert_close(self.weights(hurt), self.weights(whole), 1e-6, "trained on as if nothing had happened")
+
+    def test_closing_cancels_what_waits_and_refuses_what_comes(self) -> None:
+        with self.fresh() as trainer:
+            batch = random_batch(trainer.info, [min(64, trainer.info.context)] * 8, 0)
+            waiting = [trainer.forward_backward(batch, CROSS_ENTROPY) for _ in range(30)]
+            trainer.close()
+            cancelled = 0
+            for pending in waiting:
+                try:
+                    wait(pending)
+                except CancelledWorkError:
+                    cancelled += 1
+            assert cancelled, "nothing was cancelled"
+            with pytest.raises(TinsmithError):
+                wait(trainer.forward(batch))
+            trainer.close()
+
+    def test_a_sampler_outlives_its_trainer(self) -> None:
+        with self.fresh() as trainer:
+            sampler: Sampler = wait(trainer.sampler())
+        result = wait(sampler.sample(np.array([1], np.int32), SamplingParams(max_tokens=2)))
+        assert 1 <= len(result.completions[0].tokens) <= 2
+        sampler.close()
