@@ -1,5 +1,6 @@
 //! The embedded engine: Llama, Qwen2 and Qwen3 decoders on the CPU, forward and backward written out.
 pub mod config;
+pub mod files;
 pub mod rope;
 pub mod weights;
 
