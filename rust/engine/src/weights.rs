@@ -41,4 +41,24 @@ impl<T> Weights<T> {
     pub fn head(&self) -> &[T] {
         self.head.as_deref().unwrap_or(&self.embed)
     }
+
+    /// Number of weights; a tied head counts once.
+    pub fn num_parameters(&self) -> usize {
+        let optional = |values: &Option<Vec<T>>| values.as_ref().map_or(0, Vec::len);
+        let layers = self.layers.iter().map(|layer| {
+            let fixed = [
+                &layer.attn_norm,
+                &layer.qkv,
+                &layer.o,
+                &layer.mlp_norm,
+                &layer.gate_up,
+                &layer.down,
+            ];
+            fixed.map(Vec::len).iter().sum::<usize>()
+                + optional(&layer.qkv_bias)
+                + optional(&layer.q_norm)
+                + optional(&layer.k_norm)
+        });
+        self.embed.len() + layers.sum::<usize>() + self.final_norm.len() + optional(&self.head)
+    }
 }
