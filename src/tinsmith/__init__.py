@@ -1,0 +1,100 @@
+"""tinsmith: post-training language models, with a Rust core and an embedded CPU engine.
+
+    import tinsmith as ts
+
+Nothing is imported before it is used: a name of `__all__` is looked up in its module at first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinsmith.config.options import option as option
+    from tinsmith.config.resolve import from_dict as from_dict
+    from tinsmith.config.resolve import load as load
+    from tinsmith.config.resolve import resolve as resolve
+    from tinsmith.config.resolve import to_dict as to_dict
+    from tinsmith.domain.datums import Batch as Batch
+    from tinsmith.domain.datums import Datum as Datum
+    from tinsmith.domain.episodes import Episode as Episode
+    from tinsmith.domain.episodes import Group as Group
+    from tinsmith.domain.episodes import StopReason as StopReason
+    from tinsmith.domain.episodes import Transition as Transition
+    from tinsmith.domain.errors import CapabilityError as CapabilityError
+    from tinsmith.domain.errors import ConfigError as ConfigError
+    from tinsmith.domain.errors import DataError as DataError
+    from tinsmith.domain.errors import ModelError as ModelError
+    from tinsmith.domain.errors import TinsmithError as TinsmithError
+    from tinsmith.domain.errors import TrainingError as TrainingError
+    from tinsmith.domain.errors import WorldError as WorldError
+    from tinsmith.ports.data import DatasetSource as DatasetSource
+    from tinsmith.ports.pending import Pending as Pending
+    from tinsmith.ports.sampler import Completion as Completion
+    from tinsmith.ports.sampler import FinishReason as FinishReason
+    from tinsmith.ports.sampler import Sampler as Sampler
+    from tinsmith.ports.sampler import SampleResult as SampleResult
+    from tinsmith.ports.sampler import SamplingParams as SamplingParams
+    from tinsmith.ports.tokenizer import Tokenizer as Tokenizer
+    from tinsmith.ports.trainer import AdamW as AdamW
+    from tinsmith.ports.trainer import LossSpec as LossSpec
+    from tinsmith.ports.trainer import Trainer as Trainer
+    from tinsmith.ports.trainer import TrainResult as TrainResult
+
+    __version__: str
+
+_MODULE_OF = {
+    "option": "config.options",
+    "from_dict": "config.resolve",
+    "load": "config.resolve",
+    "resolve": "config.resolve",
+    "to_dict": "config.resolve",
+    "Batch": "domain.datums",
+    "Datum": "domain.datums",
+    "Episode": "domain.episodes",
+    "Group": "domain.episodes",
+    "StopReason": "domain.episodes",
+    "Transition": "domain.episodes",
+    "CapabilityError": "domain.errors",
+    "ConfigError": "domain.errors",
+    "DataError": "domain.errors",
+    "ModelError": "domain.errors",
+    "TinsmithError": "domain.errors",
+    "TrainingError": "domain.errors",
+    "WorldError": "domain.errors",
+    "DatasetSource": "ports.data",
+    "Pending": "ports.pending",
+    "Completion": "ports.sampler",
+    "FinishReason": "ports.sampler",
+    "Sampler": "ports.sampler",
+    "SampleResult": "ports.sampler",
+    "SamplingParams": "ports.sampler",
+    "Tokenizer": "ports.tokenizer",
+    "AdamW": "ports.trainer",
+    "LossSpec": "ports.trainer",
+    "Trainer": "ports.trainer",
+    "TrainResult": "ports.trainer",
+}
+"""The public names, each with its module; the block above says the same to a type checker."""
+
+_MODULES = ("bootstrap", "config", "domain", "envs", "ports", "recipes", "rendering", "testing", "workflows")
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = import_module(f"{__name__}._native").__version__
+    elif name in _MODULE_OF:
+        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    elif name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

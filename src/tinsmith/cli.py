@@ -1,1 +1,226 @@
-"""The command line."""
+"""The command line: `tinsmith RECIPE key=value ... [config=FILE]`.
+
+Exit codes: 0 done; 1 failed; 2 a mistake of the user's (a setting, a file, a model), said in one message; 130 stopped
+by Ctrl-C, after the run was left so that the same command goes on from there. TINSMITH_DEBUG=1 shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from tinsmith.config import Resolved, options_of, resolve
+from tinsmith.config.values import nearest, show
+from tinsmith.domain import errors
+from tinsmith.recipes import RECIPES, Entry, load_recipe
+from tinsmith.ui import Terminal, plain_stream
+
+USER_ERRORS = (
+    errors.ConfigError,
+    errors.DataError,
+    errors.DataNotFoundError,
+    errors.RenderError,
+    errors.ModelError,
+    errors.ModelNotFoundError,
+    errors.CapabilityError,
+    errors.MissingExtraError,
+    errors.RunLockedError,
+)
+COMMANDS: dict[str, Entry] = {}
+"""Jobs that are no recipes; their modules have the same `Config` and `run`."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command line; gives the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        plain_stream(stream)
+    try:
+        code = _shell().main(None if args is None else list(args), prog_name="tinsmith", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except click.ClickException as error:
+        _say_error(error.format_message())
+        return 2
+    except errors.TinsmithError as error:
+        if os.environ.get("TINSMITH_DEBUG"):
+            traceback.print_exc()
+        _say_error(str(error))
+        return 2 if isinstance(error, USER_ERRORS) else 1
+    except Exception:  # noqa: BLE001 - the last place that can say anything
+        traceback.print_exc()
+        return 1
+
+
+def _say_error(message: str) -> None:
+    click.echo(f"{click.style('error:', fg='red')} {message}", err=True)
+
+
+def run_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
+    """`tinsmith RECIPE ...`: resolve, then do the job."""
+    job = load_recipe(entry)
+    config: Any = resolve(job.Config, pairs=pairs).config
+    with Terminal() as ui:
+        try:
+            return job.run(config, ui) or 0
+        except KeyboardInterrupt:
+            ui.__exit__(None, None, None)
+            click.echo(resume_hint(name, pairs, ui.directory), err=True)
+            return 130
+
+
+def check_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
+    """`tinsmith check RECIPE ...`: print where each value came from and what the recipe would do."""
+    job = load_recipe(entry)
+    resolved: Resolved[Any] = resolve(job.Config, pairs=pairs)
+    with Terminal() as ui:
+        ui.grid([(f"{option}={value}", origin) for option, value, origin in resolved.rows()], ("option", "from"))
+        for part in job.check(resolved.config):
+            ui.note("")
+            ui.show(part)
+    return 0
+
+
+def resume_hint(name: str, pairs: Sequence[str], directory: Any) -> str:
+    """What to say after Ctrl-C. The run directory is named where the command line left it to its default."""
+    if directory is None:
+        return "stopped"
+    words = list(pairs)
+    if not any(word.lstrip("-").replace("-", "_").startswith("log_path=") for word in words):
+        words.append(f"log_path={show(str(directory))}")
+    return f"stopped; what was finished is kept in {directory}. To go on from there:\n  " + shlex.join(
+        ["tinsmith", name, *words]
+    )
+
+
+class _Job(click.Command):
+    """A recipe or command by name; its module is imported when it is run or asked for help."""
+
+    def __init__(self, name: str, entry: Entry, action: Callable[[str, Entry, Sequence[str]], int]) -> None:
+        self.entry = entry
+
+        def callback(pairs: Sequence[str]) -> int:
+            try:
+                return action(name, entry, pairs)
+            except errors.ConfigError as error:
+                # Not `from error`: the same error, with the way to the list of options behind it.
+                raise errors.ConfigError(f"{error}\n`tinsmith {name} --help` lists every option") from error
+
+        super().__init__(
+            name,
+            callback=callback,
+            short_help=entry.summary,
+            params=[click.Argument(["pairs"], nargs=-1, type=click.UNPROCESSED, shell_complete=self._complete)],
+            context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
+        )
+
+    def get_help(self, ctx: click.Context) -> str:
+        ui = Terminal()
+        with ui.console.capture() as captured:
+            ui.note(f"{ctx.command_path} key=value ... [config=FILE]\n\n{self.entry.summary}\n")
+            rows = [
+                (row.name, row.type, "required" if row.required else show(row.default), row.meaning())
+                for row in options_of(load_recipe(self.entry).Config)
+            ]
+            ui.grid(rows, ("option", "type", "default", "meaning"))
+            ui.note("\nconfig=FILE (TOML, JSON, YAML or a run directory) sets many at once; what comes later wins.")
+        return captured.get().rstrip("\n")
+
+    def _complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        rows = options_of(load_recipe(self.entry).Config)
+        return [CompletionItem(f"{row.name}=", help=row.bounds.help) for row in rows if row.name.startswith(incomplete)]
+
+
+class _Catalog(click.Group):
+    """Jobs by name (underscore and dash are one), made when they are asked for."""
+
+    def __init__(self, name: str, jobs: Mapping[str, Entry], action: Any, **kwargs: Any) -> None:
+        super().__init__(name, invoke_without_command=True, **kwargs)
+        self.jobs = jobs
+        self.action = action
+        self.context_settings = {"help_option_names": ["-h", "--help"]}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.jobs, *self.commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = cmd_name.replace("_", "-")
+        if name in self.jobs:
+            return _Job(name, self.jobs[name], self.action)
+        return self.commands.get(name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
+            meant = nearest(name.replace("_", "-"), self.list_commands(ctx))
+            if "=" in name:
+                raise click.UsageError(f"{name!r}: name a recipe first: {ctx.command_path} RECIPE {name}")
+            guess = f"; did you mean {meant}?" if meant else f"; `{ctx.command_path}` lists what there is"
+            raise click.UsageError(f"there is no recipe or command {name!r}{guess}")
+        found, command, rest = super().resolve_command(ctx, args)
+        return command.name if command else found, command, rest
+
+    def get_help(self, ctx: click.Context) -> str:
+        ui = Terminal()
+        recipes = [(name, entry.summary) for name, entry in RECIPES.items()]
+        others = [(name, entry.summary) for name, entry in COMMANDS.items()]
+        others += [(name, command.short_help or "") for name, command in self.commands.items()]
+        with ui.console.capture() as captured:
+            ui.note(f"{ctx.command_path} RECIPE key=value ... [config=FILE]\n\n{self.help or ''}\n")
+            ui.note("recipes")
+            ui.grid([(f"  {name}", summary) for name, summary in recipes])
+            if self.commands:
+                ui.note("\ncommands")
+                ui.grid([(f"  {name}", summary) for name, summary in others])
+            ui.note(f"\n`{ctx.command_path} RECIPE --help` lists the options of a recipe.")
+        return captured.get().rstrip("\n")
+
+
+def _shell() -> click.Group:
+    check = _Catalog(
+        "check",
+        RECIPES,
+        check_job,
+        help="Resolve and validate the options of a recipe, show what it would do, and train nothing.",
+        short_help="resolve and validate the options of a recipe, show what it would do; trains nothing",
+        callback=_help_if_bare,
+    )
+    shell = _Catalog(
+        "tinsmith",
+        {**RECIPES, **COMMANDS},
+        run_job,
+        help="Post-train language models: recipes to run, and commands around them.",
+        callback=_help_if_bare,
+    )
+    shell.add_command(check)
+    shell.params.append(
+        click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show it.")
+    )
+    return shell
+
+
+def _help_if_bare() -> None:
+    ctx = click.get_current_context()
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        import tinsmith
+
+        click.echo(f"tinsmith {tinsmith.__version__}")
+        ctx.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

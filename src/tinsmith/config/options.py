@@ -187,6 +187,10 @@ class Option:
     bounds: Bounds
 
     @property
+    def required(self) -> bool:
+        return self.default is attrs.NOTHING
+
+    @property
     def type(self) -> str:
         group = group_of(self.kind)
         if group is not None:
@@ -199,7 +203,7 @@ class Option:
 
     def signature(self) -> str:
         """E.g. "float, > 0, default 0.0001"."""
-        given = "required" if self.default is attrs.NOTHING else f"default {show(self.default)}"
+        given = "required" if self.required else f"default {show(self.default)}"
         return ", ".join(part for part in (self.type, self.bounds.range(), given) if part)
 
 

@@ -1,0 +1,39 @@
+"""The recipes: a table of names, so that listing them imports none.
+
+A recipe is a module with a `Config` (an attrs class of options), `run(config, ui)` and `check(config)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol, cast
+
+from tinsmith.ports.progress import Progress
+
+
+class Entry(NamedTuple):
+    module: str
+    summary: str
+    """What it does, in a line."""
+
+
+class Recipe(Protocol):
+    """What the module of a recipe has."""
+
+    Config: type
+
+    def run(self, config: Any, ui: Progress) -> int | None:
+        """Do the job; None and 0 are success, other numbers the exit code."""
+        ...
+
+    def check(self, config: Any) -> Iterable[Any]:
+        """Say what `run` would do, without training: texts or rich renderables. Raises what `run` would raise early."""
+        ...
+
+
+RECIPES: dict[str, Entry] = {}
+
+
+def load_recipe(entry: Entry) -> Recipe:
+    return cast(Recipe, import_module(entry.module))

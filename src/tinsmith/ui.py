@@ -1,0 +1,166 @@
+"""The terminal: live progress and tables for a person, plain lines for a file or a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+LINE_EVERY = 5.0
+"""Seconds between two lines of progress where nobody watches live."""
+SHOWN = 3
+"""Metrics shown beside the bar."""
+KEY_METRICS = (
+    "env/all/correct",
+    "env/all/reward/total",
+    "train_mean_nll",
+    "test/nll",
+    "test/env/all/correct",
+    "optim/kl_sample_train_v1",
+    "optim/entropy",
+    "learning_rate",
+    "optim/lr",
+)
+"""The metrics that a person looks at first, in this order; a run without any shows its own first ones."""
+
+
+class Terminal:
+    """Shows progress (see `ports.progress`) and tables. `with` ends the live display, also after Ctrl-C."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        if console is None:
+            from rich.console import Console
+
+            console = Console(highlight=False)
+        self.console = console
+        self.directory: Path | None = None
+        self._bar: Bar | None = None
+        self._first = (0, 0.0)
+        self._shown_at = float("-inf")
+        self._done = -1
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop()
+
+    def update(self, done: int, total: int | None, metrics: Mapping[str, float]) -> None:
+        if done <= self._done or self._done < 0:
+            self._stop()
+            self._first = (done, time.monotonic())
+        self._done = done
+        shown = "  ".join(f"{name} {number(metrics[name])}" for name in key_metrics(metrics))
+        if self.console.is_terminal:
+            self._live(done, total, shown)
+        elif time.monotonic() - self._shown_at >= LINE_EVERY or done == total:
+            self._shown_at = time.monotonic()
+            of = "" if total is None else f"/{total}"
+            self.note("  ".join(part for part in (f"step {done}{of}", shown, self._left(done, total)) if part))
+        if done == total:
+            self._stop()
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        if title:
+            self.note(f"\n{title}")
+        self.grid([[cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows], columns)
+
+    def run_directory(self, path: Path) -> None:
+        self.directory = path
+
+    def grid(self, rows: Sequence[Sequence[str]], columns: Sequence[str] = ()) -> None:
+        """Rows in columns: wrapped to the terminal, or one line a row for a file or a pipe, for grep."""
+        if not self.console.is_terminal:
+            for line in aligned([*([columns] if columns else []), *rows]):
+                self.note(line)
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, show_header=bool(columns), pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for i in range(max((len(row) for row in rows), default=len(columns))):
+            # Names stay whole, for copying; the rest gives way to a narrow terminal.
+            name = i == 0
+            table.add_column(columns[i] if columns else "", no_wrap=name, overflow="fold", style="cyan" if name else "")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self.console.print(table)
+
+    def show(self, what: Any) -> None:
+        """A text as it is, or anything that rich can draw."""
+        if isinstance(what, str):
+            self.note(what)
+        else:
+            self.console.print(what)
+
+    def _live(self, done: int, total: int | None, shown: str) -> None:
+        if self._bar is None:
+            from rich import progress
+
+            self._bar = progress.Progress(
+                progress.MofNCompleteColumn(),
+                progress.BarColumn(bar_width=20),
+                progress.TextColumn("{task.fields[shown]}", markup=False),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
+                console=self.console,
+                refresh_per_second=4,
+            )
+            self._bar.add_task("", total=total, completed=done, shown=shown)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total, shown=shown)
+
+    def _left(self, done: int, total: int | None) -> str:
+        steps, seconds = done - self._first[0], time.monotonic() - self._first[1]
+        if total is None or steps <= 0 or done >= total:
+            return ""
+        return f"{duration(seconds / steps * (total - done))} left"
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def key_metrics(metrics: Mapping[str, float]) -> list[str]:
+    """The names of the few metrics to show."""
+    names = [name for name in KEY_METRICS if name in metrics] or [n for n in metrics if not n.startswith("time/")]
+    return names[:SHOWN]
+
+
+def number(value: Any) -> str:
+    """A number as a person reads it: 4 digits, thousands apart."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """E.g. "0:42", "1:02:03"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines, each column as wide as its widest cell; the last one ends where it ends."""
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows), default=0))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+
+
+def plain_stream(stream: TextIO) -> None:
+    """Write what a stream's encoding lacks as escapes: no character in a path or a message is worth a traceback."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
