@@ -74,12 +74,35 @@ def read(files: FileSystem, path: Path) -> bytes:
     return b"".join(files.stream(path))
 
 
-def digest(files: FileSystem, path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    state = hashlib.sha256()
-    for chunk in files.stream(path):
-        state.update(chunk)
-    return state.hexdigest()
+def files_under(files: FileSystem, path: Path) -> list[Path]:
+    """The file at `path`, or all files in the directory there and in those below it, sorted."""
+    try:
+        names = files.list(path)
+    except NotADirectoryError:
+        return [path]
+    return [file for name in names for file in files_under(files, path / name)]
+
+
+def digest(files: FileSystem, path: Path) -> tuple[int, str]:
+    """Bytes in the files at or under `path`, and the SHA-256, in hex, of their names, lengths and contents."""
+    state, total = hashlib.sha256(), 0
+    for file in files_under(files, path):
+        size = files.size(file)
+        state.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
+        for chunk in files.stream(file):
+            state.update(chunk)
+        total += size
+    return total, state.hexdigest()
+
+
+def sync_tree(files: FileSystem, path: Path) -> None:
+    """Make the files at or under `path` durable, and their names up to and including that of `path`."""
+    found = files_under(files, path)
+    for file in found:
+        files.sync(file)
+    for directory in sorted({d for file in found for d in file.parents if d == path or path in d.parents}):
+        files.sync(directory)
+    files.sync(path.parent)
 
 
 def write_atomic(files: FileSystem, path: Path, data: bytes) -> None:

@@ -76,10 +76,10 @@ class Checkpoint:
     """"periodic", "rolling" or "final"."""
     step: int
     handle: str
-    """What `Trainer.load_state` takes; a path inside the run directory is stored relative to it."""
+    """What `Trainer.load_state` takes."""
     cursor: dict[str, Any]
     sha256: str | None = None
-    """Of the state file, when it is inside the run directory."""
+    """Of `checkpoints/<name>`, when the trainer keeps the state there; else None."""
     size: int | None = None
     rollouts: dict[str, int] = field(factory=dict)
     """Bytes of each rollout file that belong to steps before `step`."""

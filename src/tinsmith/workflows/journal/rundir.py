@@ -24,7 +24,7 @@ from attrs import frozen
 
 from tinsmith.domain.errors import ConfigError, JournalError, TinsmithError, WorldError
 from tinsmith.ports.clock import Clock
-from tinsmith.ports.files import FileSystem, digest, exists, make_directories, read, write_atomic
+from tinsmith.ports.files import FileSystem, digest, exists, make_directories, read, sync_tree, write_atomic
 from tinsmith.workflows.journal.log import Journal
 from tinsmith.workflows.journal.records import (
     Checkpoint,
@@ -57,6 +57,10 @@ class ResumePoint:
     cursor: Mapping[str, Any]
     name: str
     handle: str
+
+
+def _point(checkpoint: Checkpoint) -> ResumePoint:
+    return ResumePoint(step=checkpoint.step, cursor=checkpoint.cursor, name=checkpoint.name, handle=checkpoint.handle)
 
 
 class RunDirectory:
@@ -173,11 +177,12 @@ class RunDirectory:
     @property
     def last_checkpoint(self) -> ResumePoint | None:
         """The newest checkpoint, e.g. that of a finished run; not verified."""
-        return self._point(self._checkpoints[-1]) if self._checkpoints else None
+        return _point(self._checkpoints[-1]) if self._checkpoints else None
 
     @property
     def checkpoints(self) -> Path:
-        """Where a trainer on this machine keeps its states."""
+        """Where a trainer on this machine is to keep its states: each as the file or directory `checkpoints/<name>`,
+        which is then verified before it is loaded."""
         return self.path / CHECKPOINTS
 
     # Going on
@@ -212,7 +217,7 @@ class RunDirectory:
         with self._journal.guard(self.path):
             self._restore_files(checkpoint)
         self._write_projections(kept)
-        return self._point(checkpoint) if checkpoint else None
+        return _point(checkpoint) if checkpoint else None
 
     def _choose(self, load: Callable[[str], object]) -> Record | None:
         usable = {c.name for c in self._checkpoints}
@@ -224,7 +229,7 @@ class RunDirectory:
             problem = self._problem(event)
             if problem is None:
                 try:
-                    load(self._point(event).handle)
+                    load(event.handle)
                 except WorldError:
                     raise
                 except (OSError, ValueError) as error:
@@ -238,26 +243,23 @@ class RunDirectory:
         return None
 
     def _problem(self, checkpoint: Checkpoint) -> str | None:
-        """Why the state file of a checkpoint is not what was recorded."""
+        """Why the state of a checkpoint is not what was recorded."""
         if checkpoint.sha256 is None:
             return None
-        path = self.path / checkpoint.handle
         try:
-            size = self._files.size(path)
-            if size != checkpoint.size:
-                return f"{checkpoint.handle} has {size} bytes instead of {checkpoint.size}"
-            return None if digest(self._files, path) == checkpoint.sha256 else f"{checkpoint.handle} is damaged"
+            size, sha256 = digest(self._files, self.checkpoints / checkpoint.name)
         except OSError as error:
-            return f"{checkpoint.handle}: {error.strerror or error}"
+            return error.strerror or str(error)
+        if size != checkpoint.size:
+            return f"it has {size} bytes instead of {checkpoint.size}"
+        return None if sha256 == checkpoint.sha256 else "its bytes have changed"
 
     def _restore_files(self, checkpoint: Checkpoint | None) -> None:
         """Remove states that no checkpoint names, and cut rollouts to what the checkpoint vouches for."""
         for name in (CHECKPOINTS, ROLLOUTS):
             make_directories(self._files, self.path / name)
-        handles = [c.handle for c in self._checkpoints]
-        for name in self._files.list(self.checkpoints):
-            if not any(h == f"{CHECKPOINTS}/{name}" or h.startswith(f"{CHECKPOINTS}/{name}/") for h in handles):
-                self._files.remove(self.checkpoints / name)
+        for name in set(self._files.list(self.checkpoints)) - {c.name for c in self._checkpoints}:
+            self._files.remove(self.checkpoints / name)
         self._rollouts = {}
         for name in self._files.list(self.path / ROLLOUTS):
             path, size = self.path / ROLLOUTS / name, (checkpoint.rollouts if checkpoint else {}).get(name, 0)
@@ -345,21 +347,25 @@ class RunDirectory:
             self._journal.append(Deleted(name=old.name), sync=True)
             self._checkpoints.remove(old)
             if delete is not None:
-                delete(self._point(old).handle)
+                delete(old.handle)
 
     def _verified(self, name: str, keep: Keep, step: int, handle: str, cursor: dict[str, Any]) -> Checkpoint:
-        size = sha256 = None
-        if Path(handle).is_relative_to(self.path):
-            path = Path(handle)
-            with self._journal.guard(path):
-                self._files.sync(path)
-                self._files.sync(path.parent)
-                size, sha256 = self._files.size(path), digest(self._files, path)
-            handle = path.relative_to(self.path).as_posix()
+        """The record of a state, which is durable and has been read back when it is in this directory."""
+        path, size, sha256 = self.checkpoints / name, None, None
+        with self._journal.guard(path):
+            if exists(self._files, path):
+                sync_tree(self._files, path)
+                size, sha256 = digest(self._files, path)
         return Checkpoint(
-            name=name, keep=keep, step=step, handle=handle, cursor=cursor, sha256=sha256, size=size,
+            name=name,
+            keep=keep,
+            step=step,
+            handle=handle,
+            cursor=cursor,
+            sha256=sha256,
+            size=size,
             rollouts=dict(self._rollouts),
-        )  # fmt: skip
+        )
 
     def write_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]], *, name: str = "train") -> None:
         """Add a line an episode to `rollouts/<name>.jsonl`; call it before what came of them is recorded."""
@@ -404,11 +410,6 @@ class RunDirectory:
         if self._next_step is None:
             raise JournalError(f"{self.path}: call resume before anything is recorded")
         return self._next_step
-
-    def _point(self, checkpoint: Checkpoint) -> ResumePoint:
-        local = checkpoint.sha256 is not None
-        handle = str(self.path / checkpoint.handle) if local else checkpoint.handle
-        return ResumePoint(step=checkpoint.step, cursor=checkpoint.cursor, name=checkpoint.name, handle=handle)
 
     def _write_line(self, line: Mapping[str, Any]) -> None:
         data = (to_json(line) + "\n").encode("utf-8", "surrogatepass")
