@@ -9,12 +9,18 @@ from tinsmith.domain.tokens import Ints
 
 
 class Tokenizer(Protocol):
-    """Encodes text. `encode` never gives a control token for text: text is text."""
+    """Encodes text. Encoding never gives a control token, whatever the text says: text is text.
+
+    Whoever wants a control token takes its id from `special_tokens`.
+    """
 
     @property
     def name(self) -> str: ...
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        ...
+
     @property
     def special_tokens(self) -> Mapping[str, int]:
         """Control tokens by their text, e.g. `<|im_end|>`."""
@@ -22,15 +28,27 @@ class Tokenizer(Protocol):
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Ids that end a text."""
+        """Control tokens that end a text, most usual first."""
         ...
 
     @property
-    def bos_id(self) -> int | None: ...
+    def bos_id(self) -> int | None:
+        """The id that every text starts with; None where texts start without. `encode` does not add it."""
+        ...
+
     @property
     def chat_template(self) -> str | None: ...
 
     def encode(self, text: str) -> Ints: ...
+
+    def encode_with_offsets(self, text: str) -> tuple[Ints, Ints]:
+        """Ids, and for each the index of the character of `text` that it starts in (never falling)."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ints]:
+        """`encode` of each text, without the interpreter lock where the tokenizer can."""
+        ...
+
     def decode(self, ids: Sequence[int] | Ints) -> str:
         """Text of the ids, control tokens included; bytes that are not UTF-8 become U+FFFD."""
         ...

@@ -1,0 +1,157 @@
+"""Messages, tool calls, tools and conversations.
+
+A message's content is a tuple of typed parts; a plain string becomes one text part. Text is text: no part ever stands
+for a control token. What a message weighs in training may be said by the data (`Message.weight`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from attrs import Attribute, field, frozen
+
+from tinsmith.domain.errors import DataError
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def _well_formed(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    """Text that UTF-8 can hold: a lone surrogate has no bytes, so no tokens."""
+    if not isinstance(value, str):
+        raise DataError(f"{attribute.name} must be text, not {type(value).__name__}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{attribute.name} holds a lone surrogate at character {error.start}") from None
+
+
+def _tuple(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(values)
+
+
+@frozen
+class TextPart:
+    text: str = field(validator=_well_formed)
+
+
+@frozen
+class ThinkingPart:
+    """Reasoning before the answer, without the marks that a format puts around it."""
+
+    text: str = field(validator=_well_formed)
+
+
+Part: TypeAlias = TextPart | ThinkingPart
+
+
+@frozen
+class ToolCall:
+    name: str = field(validator=_well_formed)
+    arguments: str = field(validator=_well_formed)
+    """JSON text, kept as it was written."""
+    id: str | None = None
+
+
+@frozen
+class UnparsedToolCall:
+    """What a model wrote as a tool call and cannot be read as one."""
+
+    text: str = field(validator=_well_formed)
+    error: str = ""
+
+
+@frozen
+class Tool:
+    """A function that the model may call. `definition` is the JSON object as it was given, nothing added or dropped."""
+
+    definition: Mapping[str, Any]
+
+    def __attrs_post_init__(self) -> None:
+        name = self._function.get("name") if isinstance(self._function, Mapping) else None
+        if not isinstance(name, str) or not name:
+            raise DataError('a tool needs a "name" (at the top, or under "function")')
+
+    @property
+    def _function(self) -> Any:
+        return self.definition.get("function", self.definition)
+
+    @property
+    def name(self) -> str:
+        return str(self._function["name"])
+
+    def json(self) -> str:
+        """The definition as JSON text, the way chat templates print it."""
+        return json.dumps(self.definition, ensure_ascii=False)
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, str):
+        return (TextPart(value),) if value else ()
+    return tuple(value) if isinstance(value, Iterable) else value
+
+
+@frozen
+class Message:
+    """One message. `Message("user", "Hi")` is `Message("user", (TextPart("Hi"),))`; no content is the empty tuple."""
+
+    role: str
+    content: tuple[Part, ...] = field(default=(), converter=_content)
+    tool_calls: tuple[ToolCall, ...] = field(default=(), converter=_tuple)
+    unparsed_tool_calls: tuple[UnparsedToolCall, ...] = field(default=(), converter=_tuple)
+    tool_call_id: str | None = None
+    """Of a tool's result: the call it answers."""
+    name: str | None = None
+    weight: float | None = None
+    """Loss weight that the data gives this message; None says nothing."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.role not in ROLES:
+            near = difflib.get_close_matches(str(self.role), ROLES, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise DataError(f"unknown role {self.role!r} (known: {', '.join(ROLES)}){hint}")
+        if self.content is None or not all(isinstance(p, TextPart | ThinkingPart) for p in self.content):
+            raise DataError(f"content must be text or parts, not {self.content!r:.60}")
+        if self.weight is not None and not (math.isfinite(self.weight) and self.weight >= 0):
+            raise DataError(f"weight={self.weight}: finite, 0 or more")
+        if self.role != "assistant":
+            if self.tool_calls or self.unparsed_tool_calls:
+                raise DataError(f"a {self.role} message cannot call tools")
+            if any(isinstance(p, ThinkingPart) for p in self.content):
+                raise DataError(f"a {self.role} message cannot hold thinking")
+
+    @property
+    def text(self) -> str:
+        """All text parts joined."""
+        return "".join(p.text for p in self.content if isinstance(p, TextPart))
+
+    @property
+    def thinking(self) -> str | None:
+        """All thinking parts joined; None when there is none."""
+        parts = [p.text for p in self.content if isinstance(p, ThinkingPart)]
+        return "".join(parts) if parts else None
+
+
+@frozen
+class Conversation:
+    """Messages in order, and the tools that they may call."""
+
+    messages: tuple[Message, ...] = field(converter=_tuple)
+    tools: tuple[Tool, ...] = field(default=(), converter=_tuple)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.messages:
+            raise DataError("a conversation needs at least one message")
+
+
+@frozen
+class Preference:
+    """Two answers to one conversation, the better one first."""
+
+    prompt: Conversation
+    chosen: tuple[Message, ...] = field(converter=_tuple)
+    rejected: tuple[Message, ...] = field(converter=_tuple)

@@ -1,0 +1,69 @@
+"""chatml: `<|im_start|>role`, newline, content, `<|im_end|>`, newline.
+
+`smollm2` is the same with the default system message of SmolLM2-Instruct's own template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tinsmith.domain.errors import RenderError
+from tinsmith.domain.messages import Message, Tool
+from tinsmith.domain.tokens import Ints, ints
+from tinsmith.ports.tokenizer import Tokenizer
+from tinsmith.rendering.base import Renderer
+from tinsmith.rendering.framing import frame
+from tinsmith.rendering.records import Origin, Parsed, Stop
+from tinsmith.rendering.script import Script
+
+_START, _END = "<|im_start|>", "<|im_end|>"
+SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+
+
+class ChatML(Renderer):
+    needs = (_START, _END)
+
+    def __init__(self, name: str, tokenizer: Tokenizer, default_system: str | None = None) -> None:
+        super().__init__(name, tokenizer)
+        self._default_system = default_system
+        self._end = tokenizer.special_tokens[_END]
+
+    @property
+    def stop(self) -> Stop:
+        return Stop(ids=tuple(dict.fromkeys((self._end, *self.tokenizer.eos_ids))))
+
+    def _check(self, index: int, message: Message) -> None:
+        if message.role not in ("system", "user", "assistant"):
+            raise RenderError(f"message {index}: {self.name} has no form for role {message.role!r}")
+        if message.thinking is not None or message.tool_calls or message.unparsed_tool_calls:
+            raise RenderError(f"message {index}: {self.name} has no form for thinking or tool calls")
+
+    def _write(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], start: int) -> None:
+        if tools:
+            raise RenderError(f"{self.name} has no form for tools")
+        if start == 0 and self._default_system is not None and messages and messages[0].role != "system":
+            out.control(_START)
+            out.text(f"system\n{self._default_system}")
+            out.control(_END)
+            out.text("\n")
+        for i in range(start, len(messages)):
+            message = messages[i]
+            out.message = i
+            out.control(_START)
+            out.text(f"{message.role}\n")
+            if message.role == "assistant":
+                out.cut()
+            out.text(message.text, Origin.TEXT)
+            out.control(_END, Origin.MARK)
+            out.text("\n")
+
+    def _write_header(self, out: Script) -> None:
+        out.control(_START)
+        out.text("assistant\n")
+
+    def _write_after_stop(self, out: Script) -> None:
+        out.text("\n")
+
+    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
+        framed = frame(ints(ids), self.tokenizer, stop_ids=(self._end,))
+        return Parsed(Message("assistant", self.tokenizer.decode(framed.body)), framed.termination, framed.failures)

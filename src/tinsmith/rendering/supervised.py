@@ -1,0 +1,113 @@
+"""Conversation -> datums: which messages are trained, in which rendering, and the shift by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tinsmith.domain.datums import Datum
+from tinsmith.domain.errors import ConfigError, RenderError
+from tinsmith.domain.messages import Conversation, Message
+from tinsmith.domain.tokens import Floats
+from tinsmith.rendering.records import Examples, NothingToTrain, Overlong, Rendered, TooLong, TrainOn
+
+
+def message_weights(messages: Sequence[Message], train_on: TrainOn) -> Floats:
+    """[len(messages)] float32: the weight of each message's tokens."""
+    weights = np.zeros(len(messages), np.float32)
+    answers = [i for i, m in enumerate(messages) if m.role == "assistant"]
+    last = answers[-1] if answers else -1
+    turn = max((i for i in range(last) if messages[i].role == "user"), default=-1)
+    for i, message in enumerate(messages):
+        answer = message.role == "assistant"
+        match train_on:
+            case TrainOn.LAST_ASSISTANT_MESSAGE:
+                trained = i == last
+            case TrainOn.LAST_ASSISTANT_TURN:
+                trained = answer and i > turn
+            case TrainOn.ALL_ASSISTANT_MESSAGES:
+                trained = answer
+            case TrainOn.ALL_MESSAGES | TrainOn.ALL_TOKENS:
+                trained = True
+            case TrainOn.CUSTOMISED:
+                if message.weight is None:
+                    raise RenderError(f"train_on=customised needs a weight for every message; message {i} has none")
+                trained = True
+        weights[i] = float(trained) * (1.0 if message.weight is None else message.weight)
+    return weights
+
+
+def examples_of(
+    conversation: Conversation,
+    render: Callable[[int], Rendered],
+    *,
+    stable: bool,
+    train_on: TrainOn,
+    max_length: int | None,
+    overlong: Overlong,
+) -> Examples:
+    """Datums of a conversation; `render(n)` renders its first n messages. See `Renderer.supervised`."""
+    if max_length is not None and max_length < 1:
+        raise ConfigError(f"max_length={max_length}: at least 1")
+    messages = conversation.messages
+    weights = message_weights(messages, train_on)
+    trained = np.flatnonzero(weights)
+    if not len(trained):
+        raise NothingToTrain(f"no message has a weight under train_on={train_on}")
+    # One rendering per trained answer, as it was when that answer was the last; those that grow out of one another
+    # merge.
+    ends = {int(trained[-1]) + 1}
+    if not stable:
+        ends |= {int(i) + 1 for i in trained if messages[i].role == "assistant"}
+    renderings: list[tuple[Rendered, int]] = []  # with the first message that this rendering trains
+    first = 0
+    for end in sorted(ends):
+        rendered = render(end)
+        if renderings and rendered.starts_with(renderings[-1][0]):
+            first = renderings.pop()[1]
+        renderings.append((rendered, first))
+        first = end
+    datums: list[Datum] = []
+    truncated = skipped = 0
+    for number, (rendered, first) in enumerate(renderings):
+        owned = np.append(weights, np.float32(train_on is TrainOn.ALL_TOKENS and number == 0))
+        owned[:first] = 0.0
+        per_token = owned[rendered.message]  # -1, no message, is the last entry
+        if train_on is not TrainOn.ALL_TOKENS:
+            per_token[~rendered.is_output] = 0.0
+        datum, cut = _datum(rendered, per_token, max_length, overlong)
+        truncated += cut
+        skipped += datum is None
+        datums += [] if datum is None else [datum]
+    if not datums:
+        raise NothingToTrain(
+            "the cut at max_length left no trained token" if truncated else "no trained token has a prefix"
+        )
+    return Examples(tuple(datums), truncated=truncated, skipped=skipped)
+
+
+def _datum(
+    rendered: Rendered, weights: Floats, max_length: int | None, overlong: Overlong
+) -> tuple[Datum | None, bool]:
+    """The datum, None if nothing in it is trained; and whether it was cut. What follows the last trained token goes: in
+    a causal model it changes nothing."""
+    ends = np.flatnonzero(weights[1:])
+    length = int(ends[-1]) + 1 if len(ends) else 0
+    cut = max_length is not None and length > max_length
+    if cut and max_length is not None:
+        if overlong is Overlong.REFUSE:
+            raise TooLong(length, max_length)
+        ends = ends[ends < max_length]
+        length = int(ends[-1]) + 1 if len(ends) else 0
+    if not length:
+        return None, cut
+    return (
+        Datum(
+            tokens=rendered.ids[:length],
+            targets=rendered.ids[1 : length + 1],
+            weights=weights[1 : length + 1],
+            message=rendered.message[1 : length + 1],
+        ),
+        cut,
+    )
