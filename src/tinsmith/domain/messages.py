@@ -124,6 +124,18 @@ class Message:
             if any(isinstance(p, ThinkingPart) for p in self.content):
                 raise DataError(f"a {self.role} message cannot hold thinking")
 
+    @classmethod
+    def system(cls, text: str) -> Message:
+        return cls("system", text)
+
+    @classmethod
+    def user(cls, text: str) -> Message:
+        return cls("user", text)
+
+    @classmethod
+    def assistant(cls, text: str) -> Message:
+        return cls("assistant", text)
+
     @property
     def text(self) -> str:
         """All text parts joined."""

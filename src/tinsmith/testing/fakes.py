@@ -46,6 +46,13 @@ class FakeTokenizer:
     def encode(self, text: str) -> Ints:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
+    def encode_with_offsets(self, text: str) -> tuple[Ints, Ints]:
+        ids = self.encode(text)
+        return ids, np.cumsum((ids & 0xC0) != 0x80, dtype=np.int32) - np.int32(1)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ints]:
+        return [self.encode(text) for text in texts]
+
     def decode(self, ids: Sequence[int] | Ints) -> str:
         values = ints(ids)
         if values.size and not (values.min() >= 0 and values.max() < self.vocab_size):

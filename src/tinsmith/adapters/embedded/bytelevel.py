@@ -1,4 +1,4 @@
-"""The tokenizer of the tiny model: one id per byte, then the control tokens of the chat formats.
+"""A tokenizer that needs no file: one id per byte, then the control tokens of the chat formats.
 
 Ids 0 to 255 are the bytes; the control tokens follow in a fixed order. The order is part of every model that was
 trained with it: append only, in place of a reserved name.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -65,42 +64,3 @@ class ByteLevelTokenizer:
 
     def token_bytes(self) -> list[bytes]:
         return list(self._bytes)
-
-
-def tokenizer_json() -> dict[str, Any]:
-    """The same tokenizer as a Hugging Face `tokenizer.json`, for exported models: BPE without merges over the bytes."""
-    from tinsmith.domain.bytes_alphabet import BYTE_TO_CHAR
-
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": id,
-                "content": text,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for text, id in ByteLevelTokenizer.special_tokens.items()
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {BYTE_TO_CHAR[b]: b for b in range(256)},
-            "merges": [],
-        },
-    }
