@@ -168,17 +168,23 @@ def main() -> None:
 
     from tinsmith import _native
 
-    _native.save_merged(_native.Model.random(json.dumps(CONFIG), arguments.seed).snapshot(), str(start), "f32")
+    _native.Model.random(json.dumps(CONFIG), arguments.seed).save_merged(start)
     command = [
         *(sys.executable, "-m", "tinsmith", "sl-basic", f"model={start}", f"data={data}"),
         *("lora.rank=0", "batch_size=256", "learning_rate=3e-3", "lr_schedule=cosine", "warmup_steps=20"),
-        *("adam.grad_clip_norm=1.0", "adam.weight_decay=0.01", "num_epochs=1", "save_every=0", "rolling_every=50"),
+        *(
+            "adam.grad_clip_norm=1.0",
+            "adam.weight_decay=0.01",
+            "num_epochs=1",
+            "checkpoints.every=0",
+            "checkpoints.rolling_every=50",
+        ),
         *(f"seed={arguments.seed}", f"log_path={arguments.work / 'run'}", *arguments.overrides),
     ]
     subprocess.run(command, check=True)
     final = arguments.work / "run" / "final"
     arguments.out.mkdir(parents=True, exist_ok=True)
-    _native.save_merged(_native.Model.load(str(final)).snapshot(), str(arguments.out), "f16")
+    _native.Model.load(final).save_merged(arguments.out, "float16")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(final / name, arguments.out / name)
     total = sum(f.stat().st_size for f in arguments.out.iterdir())

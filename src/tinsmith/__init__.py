@@ -11,6 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinsmith.bootstrap import LoadedModel as LoadedModel
+    from tinsmith.bootstrap import load_model as load_model
+    from tinsmith.bootstrap import open_source as open_source
     from tinsmith.config.options import option as option
     from tinsmith.config.resolve import from_dict as from_dict
     from tinsmith.config.resolve import load as load
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
     from tinsmith.domain.errors import TinsmithError as TinsmithError
     from tinsmith.domain.errors import TrainingError as TrainingError
     from tinsmith.domain.errors import WorldError as WorldError
+    from tinsmith.domain.messages import Conversation as Conversation
+    from tinsmith.domain.messages import Message as Message
+    from tinsmith.domain.tokens import Floats as Floats
+    from tinsmith.domain.tokens import Ints as Ints
     from tinsmith.ports.data import DatasetSource as DatasetSource
     from tinsmith.ports.pending import Pending as Pending
     from tinsmith.ports.sampler import Completion as Completion
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
     from tinsmith.ports.sampler import SamplingParams as SamplingParams
     from tinsmith.ports.tokenizer import Tokenizer as Tokenizer
     from tinsmith.ports.trainer import AdamW as AdamW
+    from tinsmith.ports.trainer import Lora as Lora
     from tinsmith.ports.trainer import LossSpec as LossSpec
     from tinsmith.ports.trainer import Trainer as Trainer
     from tinsmith.ports.trainer import TrainResult as TrainResult
@@ -45,6 +53,14 @@ if TYPE_CHECKING:
     __version__: str
 
 _MODULE_OF = {
+    "Lora": "ports.trainer",
+    "Floats": "domain.tokens",
+    "Ints": "domain.tokens",
+    "Message": "domain.messages",
+    "Conversation": "domain.messages",
+    "open_source": "bootstrap",
+    "load_model": "bootstrap",
+    "LoadedModel": "bootstrap",
     "option": "config.options",
     "from_dict": "config.resolve",
     "load": "config.resolve",

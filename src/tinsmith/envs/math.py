@@ -15,7 +15,7 @@ from tinsmith.ports.data import DatasetSource, Row
 from tinsmith.ports.grader import Grade, Grader
 from tinsmith.rendering import Renderer
 
-ARITHMETIC_PROBLEMS = 100 * 101
+ARITHMETIC_PROBLEMS = 101 * 101
 """Problems in one pass; they are drawn, so a pass has no end of its own."""
 
 BOXED_SUFFIX = r" Write your answer in \boxed{} format."
@@ -49,7 +49,13 @@ class NumericGrader:
 
 
 def arithmetic(
-    renderer: Renderer, *, seed: int, test: bool = False, fewshot: bool = False, format_coef: float = 0.1
+    renderer: Renderer,
+    *,
+    seed: int,
+    test: bool = False,
+    length: int = ARITHMETIC_PROBLEMS,
+    fewshot: bool = False,
+    format_coef: float = 0.1,
 ) -> ProblemSet:
     """`What is x + y?` with x and y drawn from 0 to 100. Test problems are drawn from another stream of the seed."""
 
@@ -63,7 +69,7 @@ def arithmetic(
         prefix=ARITHMETIC_EXAMPLE if fewshot else (),
         format_coef=format_coef,
     )
-    return ProblemSet("arithmetic", task, ARITHMETIC_PROBLEMS, load)
+    return ProblemSet("arithmetic", task, length, load)
 
 
 def gsm8k(

@@ -7,14 +7,16 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
+from tinsmith.domain.datums import Datum
 from tinsmith.domain.episodes import Episode, StopReason
-from tinsmith.domain.messages import Message
+from tinsmith.domain.errors import DataError
+from tinsmith.domain.messages import Conversation, Message
 from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Step
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.sampler import FinishReason
-from tinsmith.rendering import Renderer
+from tinsmith.rendering import Renderer, TrainOn
 
 
 @frozen
@@ -97,6 +99,12 @@ class ProblemGroup:
     async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
         return [0.0] * len(episodes)
 
+    def worked_example(self) -> Datum:
+        """The problem with its right answer as a datum, to look at."""
+        answer = Message.assistant(self.source.answer)
+        conversation = Conversation((*self.task.messages(self.source), answer))
+        return self.task.renderer.supervised(conversation, train_on=TrainOn.LAST_ASSISTANT_MESSAGE).datums[0]
+
 
 @frozen(eq=False)
 class ProblemSet:
@@ -120,6 +128,22 @@ class ProblemSet:
         if self.seed is not None:
             place = int(_order(self.seed, epoch, self.length)[place])
         return ProblemGroup(self.task, self.load(place), self.tags or (self.name,))
+
+    def first(self, count: int) -> ProblemSet:
+        """The first `count` problems, in their own order."""
+        return evolve(self, length=min(count, self.length), seed=None)
+
+    def refuse_longer_than(self, tokens: int) -> None:
+        """Raise DataError for a problem whose prompt has more tokens."""
+        for index in range(self.length):
+            problem = self.load(index)
+            length = len(self.task.prompt(problem).tokens)
+            if length > tokens:
+                raise DataError(
+                    f"{problem.id}: its prompt has {length} tokens; context less max_tokens leaves {tokens}",
+                    source=self.name,
+                    line=index + 1,
+                )
 
 
 @lru_cache(maxsize=4)

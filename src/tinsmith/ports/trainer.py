@@ -43,6 +43,20 @@ class TrainerCapabilities:
     """`targets` may be [T, K] with K > 1."""
 
 
+@frozen(kw_only=True)
+class Lora:
+    """Which low-rank adapters are trained (Hu et al., arXiv:2106.09685): W + alpha / rank * B A."""
+
+    rank: int = 32
+    alpha: float = 32.0
+    attention: bool = True
+    """The q, k, v and o projections."""
+    mlp: bool = True
+    """The gate, up and down projections."""
+    unembed: bool = False
+    """The output head."""
+
+
 @frozen
 class LossSpec:
     """A loss by name with its options, e.g. `LossSpec("ppo", {"clip_high_threshold": 1.28})`."""

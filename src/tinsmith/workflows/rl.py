@@ -27,7 +27,7 @@ from tinsmith.workflows.interrupt import graceful_interrupt
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.rollout_log import to_rows
 from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
-from tinsmith.workflows.saving import batch_digest, record_save, restore, save_now, submit_save
+from tinsmith.workflows.saving import batch_digest, restore, save_now
 from tinsmith.workflows.settings import CheckpointSettings, OptimizerSettings
 
 EVAL_GROUPS = 512
@@ -44,7 +44,7 @@ class RLSettings:
     seed: int = 0
     advantages: AdvantageName = "mean"
     advantage_options: Mapping[str, float] = field(factory=dict)
-    loss: LossSpec = LossSpec("importance_sampling")
+    loss: LossSpec = field(factory=lambda: LossSpec("importance_sampling"))
     num_substeps: int = 1
     """Optimizer steps a batch of rollouts."""
     remove_constant_groups: bool = True
@@ -63,8 +63,8 @@ class RLSettings:
 class RLLoop:
     """One on-policy run. `run()` trains from where the run directory stands to `max_steps`.
 
-    A line of metrics a step: those of `episode_metrics` (`env/all/correct`, `env/all/reward/total`, ...), the loss's own
-    (`optim/...`), `optim/kl_sample_train_v1`, `_v2` and `optim/entropy`, `optim/lr`, `progress/batch`,
+    A line of metrics a step: those of `episode_metrics` (`env/all/correct`, `env/all/reward/total`, ...), the loss's
+    own, `optim/kl_sample_train_v1`, `_v2` and `optim/entropy`, `optim/lr`, `progress/batch`,
     `progress/done_frac`, `time/...`; `test/env/...` are of the weights before that step, and of the final weights in a
     line of their own.
     """
@@ -108,7 +108,8 @@ class RLLoop:
                 try:
                     metrics, policy = self._step(sampler, step, position)
                 except NonFiniteError as error:
-                    save_now(self._directory, self._trainer, "rolling", step, {"problems": position})
+                    if settings.num_substeps == 1:  # else the weights may stand between two steps
+                        save_now(self._directory, self._trainer, "rolling", step, {"problems": position})
                     raise NonFiniteError(f"step {step}: {error}") from error
                 finally:
                     sampler.close()
@@ -181,7 +182,7 @@ class RLLoop:
         return batch if batch.num_loss_tokens else None
 
     def _penalised(self, batch: Batch, reference: Sampler) -> tuple[Batch, float]:
-        """Move the KL penalty into the advantages; gives the mean of log(policy / reference) over trained tokens too."""
+        """Move the KL penalty into the advantages; gives the mean of log(policy / reference) a token too."""
         scores = [reference.score(np.append(d.tokens, d.targets[-1])) for d in batch]
         base: Floats = np.concatenate([score.result()[1:] for score in scores]).astype(np.float32)
         assert batch.logprobs is not None

@@ -1,8 +1,8 @@
 """Rollouts: a policy acts in environments, group by group.
 
 The first turn of a group is one `sample(n=G)` when all its environments show the same observation, so that the prompt
-is read once. Every random draw is fixed by (seed, split, step, group, episode, turn): the same rollout comes out whatever
-else runs beside it.
+is read once. Every random draw is fixed by (seed, split, step, group, episode, turn): the same rollout comes out
+whatever else runs beside it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from tinsmith.config.options import option
 from tinsmith.domain.schedules import Schedule, multiplier
-from tinsmith.ports.trainer import AdamW
+from tinsmith.ports.trainer import AdamW, Lora
 
 
 @frozen(kw_only=True)
@@ -20,6 +20,12 @@ class LoraSettings:
     attention: bool = option(True, help="adapt the q, k, v and o projections")
     mlp: bool = option(True, help="adapt the gate, up and down projections")
     unembed: bool = option(False, help="adapt the output head")
+
+    def value(self) -> Lora | None:
+        """None when all weights are trained."""
+        if self.rank == 0:
+            return None
+        return Lora(rank=self.rank, alpha=self.alpha, attention=self.attention, mlp=self.mlp, unembed=self.unembed)
 
 
 @frozen(kw_only=True)

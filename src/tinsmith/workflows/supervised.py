@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: examples -> batch -> forward and backward -> optimizer step, one batch always queued ahead."""
+"""Supervised fine-tuning: examples -> batch -> forward and backward -> optimizer step, the next batch always queued."""
 
 from __future__ import annotations
 
@@ -83,8 +83,11 @@ class SupervisedLoop:
         self._clock = 0.0
 
     def run(self) -> Mapping[str, float]:
-        """The metrics of the last step and of the final evaluation. Raises KeyboardInterrupt, with a checkpoint written,
-        after Ctrl-C; NonFiniteError, with a checkpoint of the weights before it, when a step gives no finite number."""
+        """The metrics of the last step and of the final evaluation.
+
+        Raises KeyboardInterrupt, with a checkpoint written, after Ctrl-C; NonFiniteError, with a checkpoint of the
+        weights before it, when a step gives no finite number.
+        """
         step, cursor = restore(self._directory, self._trainer)
         position = int(cursor.get("examples", 0))
         left = self._data.steps_between(

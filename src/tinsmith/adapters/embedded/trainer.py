@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from attrs import frozen
 
 from tinsmith import _native
 from tinsmith.adapters.embedded.lane import Lane
@@ -19,22 +17,11 @@ from tinsmith.domain.errors import CapabilityError, ConfigError, JournalError, N
 from tinsmith.domain.tokens import Floats, floats
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.sampler import Sampler
-from tinsmith.ports.trainer import AdamW, LossSpec, ModelInfo, OptimResult, TrainerCapabilities, TrainResult
+from tinsmith.ports.trainer import AdamW, Lora, LossSpec, ModelInfo, OptimResult, TrainerCapabilities, TrainResult
 
 T = TypeVar("T")
 
 LOSSES = frozenset({"cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"})
-
-
-@frozen(kw_only=True)
-class Lora:
-    """Low-rank adapters (Hu et al., arXiv:2106.09685): W + alpha / rank * B A."""
-
-    rank: int = 32
-    alpha: float = 32.0
-    attention: bool = True
-    mlp: bool = True
-    unembed: bool = False
 
 
 class EmbeddedTrainer:
@@ -45,7 +32,7 @@ class EmbeddedTrainer:
         model: _native.Model,
         *,
         name: str,
-        state_dir: Path,
+        state_dir: Path | None,
         lora: Lora | None,
         seed: int,
         threads: int,
@@ -146,17 +133,17 @@ class EmbeddedTrainer:
         return self._submit(self._guarded(work))
 
     def save_state(self, name: str) -> Pending[str]:
-        directory = self._state_path(name)
+        path = self._state_path(name)
 
         def work() -> str:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._native.save_state(str(directory / "state.safetensors"))
-            return name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._native.save_state(str(path))
+            return str(path)
 
         return self._submit(work)
 
     def load_state(self, handle: str) -> Pending[None]:
-        path = self._state_path(handle) / "state.safetensors"
+        path = Path(handle)
         if not path.is_file():
             raise JournalError(f"{path}: no saved state there")
 
@@ -167,7 +154,7 @@ class EmbeddedTrainer:
         return self._submit(work)
 
     def delete_state(self, handle: str) -> Pending[None]:
-        return self._submit(lambda: shutil.rmtree(self._state_path(handle), ignore_errors=True))
+        return self._submit(lambda: Path(handle).unlink(missing_ok=True))
 
     def sampler(self) -> Pending[Sampler]:
         def work() -> Sampler:
@@ -201,9 +188,11 @@ class EmbeddedTrainer:
         self._lane.close()
 
     def _state_path(self, name: str) -> Path:
-        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ConfigError(f"state name {name!r}: a relative path below the run directory")
-        return self._state_dir / name
+        if self._state_dir is None:
+            raise ConfigError("this trainer was made without a state_dir to save states in")
+        if not name or Path(name).name != name:
+            raise ConfigError(f"state name {name!r}: one file name, without directories")
+        return self._state_dir / f"{name}.safetensors"
 
     def _guarded(self, work: Callable[[], T]) -> Callable[[], T]:
         """Work that moves gradients or weights: refused after a failure, until a state is loaded."""

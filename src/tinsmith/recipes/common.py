@@ -1,0 +1,156 @@
+"""What recipes share: the options every run has, and opening a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import frozen
+
+from tinsmith import bootstrap
+from tinsmith.bootstrap import LoadedModel
+from tinsmith.config import option, to_dict
+from tinsmith.domain.datums import Datum
+from tinsmith.domain.schedules import Schedule
+from tinsmith.ports.progress import Progress
+from tinsmith.ports.runlog import RunLog
+from tinsmith.ports.trainer import Trainer
+from tinsmith.rendering.show import spans
+from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.settings import AdamSettings, CheckpointSettings, LoraSettings, OptimizerSettings
+
+MAY_CHANGE = frozenset(
+    {"max_steps", "num_epochs", "eval_every", "checkpoints", "track", "threads", "if_exists", "log_path", "export"}
+)
+"""Options that a run may be resumed with another value of."""
+
+
+@frozen(kw_only=True)
+class RunConfig:
+    """Options of every training recipe."""
+
+    model: str = option("tiny", help="model to start from: tiny, smollm2-135m, a Hugging Face directory or .gguf file")
+    renderer: str | None = option(None, help="chat format; none takes the one that belongs to the model")
+    log_path: Path | None = option(None, help="run directory; none makes one from the recipe's name below runs/")
+    if_exists: Literal["resume", "raise", "delete"] = option(
+        "resume", help="when the run directory holds a run: go on with it, refuse, or delete it and start again"
+    )
+    seed: int = option(0, help="fixes adapters, the order of the data and every sampled token", min=0, max=2**31 - 1)
+    threads: int | None = option(None, help="processors to use; none takes all", min=1)
+    micro_batch_tokens: int = option(1024, help="tokens whose activations are held at once, a thread", min=1)
+    lora: LoraSettings = option(factory=LoraSettings, help="which weights are trained")
+    lr_schedule: Schedule = option("linear", help="how the learning rate falls over the run")
+    warmup_steps: int = option(0, help="steps over which the learning rate climbs", min=0)
+    adam: AdamSettings = option(factory=AdamSettings, help="AdamW beyond the learning rate")
+    checkpoints: CheckpointSettings = option(factory=CheckpointSettings, help="when the run saves itself")
+    export: Literal["merged", "adapter", "none"] = option(
+        "merged", help="Hugging Face files written to final/ at the end: the whole model, the adapter alone, or nothing"
+    )
+    track: tuple[Literal["console", "wandb", "trackio"], ...] = option((), help="also send metrics to these trackers")
+
+
+def optimizer(config: Any) -> OptimizerSettings:
+    return OptimizerSettings(
+        learning_rate=config.learning_rate,
+        schedule=config.lr_schedule,
+        warmup_steps=config.warmup_steps,
+        adam=config.adam,
+    )
+
+
+def default_path(recipe: str, config: RunConfig, *words: object) -> Path:
+    """`runs/<recipe>-<model>-<words>`: the same options lead to the same directory, so that a run is found again."""
+    parts = [recipe, Path(config.model).name, *(str(w) for w in words), f"seed{config.seed}"]
+    return Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))
+
+
+@contextmanager
+def open_run(recipe: str, config: RunConfig, path: Path, progress: Progress) -> Iterator[RunDirectory]:
+    """Open the run directory; notes of what was found there go to the person."""
+    directory = RunDirectory.open(
+        path,
+        recipe=recipe,
+        config=to_dict(config),
+        files=bootstrap.local_files(),
+        clock=bootstrap.system_clock(),
+        may_change=MAY_CHANGE,
+        if_exists=config.if_exists,
+    )
+    with directory:
+        for note in directory.notes:
+            progress.note(note)
+        progress.run_directory(directory.path)
+        yield directory
+
+
+def make_trainer(model: LoadedModel, config: RunConfig, directory: RunDirectory) -> Trainer:
+    return model.trainer(
+        lora=config.lora.value(),
+        seed=config.seed,
+        state_dir=directory.checkpoints,
+        micro_batch_tokens=config.micro_batch_tokens,
+    )
+
+
+class Tracked:
+    """A Progress that also sends each step's metrics to trackers."""
+
+    def __init__(self, progress: Progress, logs: list[RunLog]) -> None:
+        self._progress = progress
+        self._logs = logs
+        self.note = progress.note
+        self.table = progress.table
+        self.run_directory = progress.run_directory
+
+    def update(self, done: int, total: int | None, metrics: Mapping[str, float]) -> None:
+        self._progress.update(done, total, metrics)
+        for log in self._logs:
+            log.log(done - 1, metrics)
+
+    def close(self) -> None:
+        for log in self._logs:
+            log.close()
+
+
+@contextmanager
+def tracked(recipe: str, config: RunConfig, path: Path, progress: Progress) -> Iterator[Progress]:
+    logs = bootstrap.run_logs(config.track, "tinsmith", f"{recipe}-{path.name}", to_dict(config))
+    wrapped = Tracked(progress, logs)
+    try:
+        yield wrapped if logs else progress
+    finally:
+        wrapped.close()
+
+
+def show_example(model: LoadedModel, datum: Datum) -> Iterator[Any]:
+    """One datum as text: what is trained in green, what is only read dim."""
+    from rich.text import Text
+
+    text = Text()
+    for piece, weight in spans(datum, model.tokenizer):
+        text.append(piece, style="bold green" if weight > 0 else "red" if weight < 0 else "dim")
+    yield f"one example, {datum.num_tokens} tokens, {datum.num_loss_tokens} of them trained (trained text in green):"
+    yield text
+
+
+def estimate(model: LoadedModel, config: RunConfig, steps: int, tokens: float, sampled: float = 0.0) -> str:
+    """What a run would take, from the floating-point operations of its matrix products and the rate of this machine."""
+    frozen = config.lora.rank > 0
+    flops = tokens * model.num_parameters * (4 if frozen else 6) + sampled * model.num_parameters * 2
+    rate = bootstrap.matmul_rate(model.threads)
+    seconds = flops / rate / 0.6
+    return (
+        f"{steps} steps, about {tokens:,.0f} tokens trained"
+        + (f" and {sampled:,.0f} sampled" if sampled else "")
+        + f": roughly {_duration(seconds)} on {model.threads} threads "
+        f"({flops / 1e12:.1f} TFLOP at 60% of the {rate / 1e9:.0f} GFLOP/s measured here)"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,199 @@
+"""rl-basic: reinforcement learning on problems with a checkable answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from attrs import frozen
+
+from tinsmith import bootstrap, envs
+from tinsmith.bootstrap import LoadedModel
+from tinsmith.config import option
+from tinsmith.domain.advantages import AdvantageName
+from tinsmith.domain.errors import ConfigError
+from tinsmith.envs.base import ProblemSource
+from tinsmith.envs.problem import ProblemGroup, ProblemSet
+from tinsmith.ports.progress import Progress
+from tinsmith.ports.trainer import LossSpec
+from tinsmith.recipes import common
+from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.rl import RLLoop, RLSettings
+
+NAME = "rl-basic"
+
+
+@frozen(kw_only=True)
+class LossSettings:
+    """The policy loss."""
+
+    name: Literal["importance_sampling", "ppo", "cispo", "dro", "gspo"] = option(
+        "importance_sampling", help="surrogate whose gradient the policy follows"
+    )
+    options: dict[str, float | str] = option(
+        factory=dict, help="options of the loss, e.g. loss.options.clip_high_threshold=1.28 with ppo"
+    )
+
+
+@frozen(kw_only=True)
+class Config(common.RunConfig):
+    env: Literal["arithmetic", "gsm8k", "math"] = option("arithmetic", help="problems to learn from")
+    data: str | None = option(None, help="problems of gsm8k or math: a file, an object store URL, or hf://NAME")
+    test_data: str | None = option(None, help="problems to evaluate on; none takes none (arithmetic draws its own)")
+    test_size: int = option(128, help="test problems at most", min=0)
+    fewshot: bool | None = option(None, help="show a worked example before each problem; none: not for arithmetic")
+    format_coef: float = option(0.1, help="what a response without the asked form loses", min=0)
+    group_size: int = option(16, help="attempts at each problem", min=1)
+    groups_per_batch: int = option(32, help="problems a step", min=1)
+    max_steps: int = option(40, help="steps: batches of rollouts", min=1)
+    max_tokens: int = option(8, help="tokens an attempt may sample", min=1)
+    temperature: float = option(1.0, help="of sampling", min=0)
+    learning_rate: float = option(2e-3, help="peak learning rate", exclusive_min=0)
+    lr_schedule: Literal["constant", "linear", "cosine"] = option("constant", help="how the learning rate falls")
+    advantages: AdvantageName = option("mean", help="how rewards of a group become advantages")
+    loss: LossSettings = option(factory=LossSettings, help="the policy loss")
+    num_substeps: int = option(1, help="optimizer steps a batch; more than one wants loss.name=ppo", min=1)
+    remove_constant_groups: bool = option(True, help="leave out groups whose attempts all earned the same")
+    kl_penalty_coef: float = option(0.0, help="weight of the KL penalty against the start model", min=0)
+    kl_discount_factor: float = option(0.0, help="discount with which a token's KL reaches earlier ones", min=0, max=1)
+    compute_post_kl: bool = option(False, help="also measure the KL that the update made (one more forward)")
+    eval_every: int = option(0, help="steps between evaluations; 0 evaluates before and after alone", min=0)
+    log_rollouts: bool = option(True, help="write every rollout to rollouts/")
+
+
+def run(config: Config, progress: Progress) -> int:
+    validate(config)
+    model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
+    problems, test = load_problems(config, model)
+    path = config.log_path or common.default_path(NAME, config, config.env)
+    with (
+        common.open_run(NAME, config, path, progress) as directory,
+        common.tracked(NAME, config, path, progress) as shown,
+    ):
+        trainer = common.make_trainer(model, config, directory)
+        reference = model.sampler() if config.kl_penalty_coef else None
+        try:
+            began = time.monotonic()
+            loop = RLLoop(
+                trainer,
+                problems,
+                settings(config),
+                directory,
+                shown,
+                reference=reference,
+                test=test,
+                decode=model.tokenizer.decode,
+            )
+            last = loop.run()
+            seconds = time.monotonic() - began
+            if config.export != "none":
+                model.export(trainer, directory.path / "final", config.export)
+        finally:
+            trainer.close()
+            if reference is not None:
+                reference.close()
+        report(progress, directory, last, seconds)
+    return 0
+
+
+def report(progress: Progress, directory: RunDirectory, last: Mapping[str, float], seconds: float) -> None:
+    lines = directory.read_metrics()
+    prefix = "test/env/all" if any("test/env/all/correct" in line for line in lines) else "env/all"
+    measured = [line for line in lines if f"{prefix}/correct" in line]
+    tokens = sum(line.get("env/all/total_ac_tokens", 0) + line.get("num_loss_tokens", 0) for line in lines)
+    spent = sum(line.get("time/step", 0.0) for line in lines)
+    progress.table(
+        "result",
+        ["", "before", "after"],
+        [
+            ["share of right answers", measured[0][f"{prefix}/correct"], measured[-1][f"{prefix}/correct"]],
+            ["reward", measured[0][f"{prefix}/reward/total"], measured[-1][f"{prefix}/reward/total"]],
+            ["time, s", 0, spent],
+            ["tokens/s (sampled and trained)", "", tokens / spent if spent else 0],
+        ],
+    )
+    progress.note(f"run directory: {directory.path}")
+
+
+def check(config: Config) -> Iterable[Any]:
+    """One rendered problem, and what the run would take; trains nothing."""
+    validate(config)
+    model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
+    problems, test = load_problems(config, model)
+    group = problems[0]
+    assert isinstance(group, ProblemGroup)
+    yield from common.show_example(model, group.worked_example())
+    prompt = len(group.task.prompt(group.source).tokens)
+    episodes = config.max_steps * config.groups_per_batch * config.group_size
+    yield f"{len(problems)} problems ({problems.name}), {0 if test is None else len(test)} test problems"
+    yield common.estimate(
+        model, config, config.max_steps, episodes * (prompt + config.max_tokens), episodes * config.max_tokens
+    )
+
+
+def validate(config: Config) -> None:
+    """What options say together, before anything is loaded."""
+    if config.env != "arithmetic" and config.data is None:
+        raise ConfigError(f"env={config.env} needs data=FILE, e.g. a {config.env} train.jsonl")
+    if config.env == "arithmetic" and (config.data or config.test_data):
+        raise ConfigError("env=arithmetic draws its own problems and takes no data=")
+    if config.group_size == 1 and config.advantages != "none" and config.remove_constant_groups:
+        raise ConfigError("group_size=1 leaves every group constant, so that nothing is trained; take at least 2")
+
+
+def load_problems(config: Config, model: LoadedModel) -> tuple[ProblemSet, ProblemSource | None]:
+    renderer = model.renderer
+    if config.env == "arithmetic":
+        fewshot = bool(config.fewshot)
+        make = envs.math.arithmetic
+        train = make(renderer, seed=config.seed, fewshot=fewshot, format_coef=config.format_coef)
+        test = make(
+            renderer,
+            seed=config.seed,
+            test=True,
+            fewshot=fewshot,
+            format_coef=config.format_coef,
+            length=config.test_size,
+        )
+        return train, test if config.test_size else None
+    load = envs.math.gsm8k if config.env == "gsm8k" else envs.math.math
+    fewshot = config.fewshot is not False
+    assert config.data is not None
+    train = load(
+        bootstrap.open_source(config.data), renderer, seed=config.seed, fewshot=fewshot, format_coef=config.format_coef
+    )
+    longest = model.context - config.max_tokens
+    train.refuse_longer_than(longest)
+    if config.test_data is None or config.test_size == 0:
+        return train, None
+    held_out = load(
+        bootstrap.open_source(config.test_data),
+        renderer,
+        seed=config.seed,
+        fewshot=fewshot,
+        format_coef=config.format_coef,
+    )
+    return train, held_out.first(config.test_size)
+
+
+def settings(config: Config) -> RLSettings:
+    return RLSettings(
+        groups_per_batch=config.groups_per_batch,
+        group_size=config.group_size,
+        max_steps=config.max_steps,
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        seed=config.seed,
+        advantages=config.advantages,
+        loss=LossSpec(config.loss.name, config.loss.options),
+        num_substeps=config.num_substeps,
+        remove_constant_groups=config.remove_constant_groups,
+        kl_penalty_coef=config.kl_penalty_coef,
+        kl_discount_factor=config.kl_discount_factor,
+        compute_post_kl=config.compute_post_kl,
+        optimizer=common.optimizer(config),
+        checkpoints=config.checkpoints,
+        eval_every=config.eval_every,
+        log_rollouts=config.log_rollouts,
+    )

@@ -1,0 +1,153 @@
+"""sl-basic: supervised fine-tuning on conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from attrs import frozen
+
+from tinsmith import bootstrap
+from tinsmith.bootstrap import LoadedModel
+from tinsmith.config import option
+from tinsmith.domain.datums import Datum
+from tinsmith.domain.errors import ConfigError, DataError, RenderError
+from tinsmith.domain.messages import conversation_from_row
+from tinsmith.ports.progress import Progress
+from tinsmith.recipes import common
+from tinsmith.rendering import NothingToTrain, TooLong, TrainOn
+from tinsmith.workflows.supervised import Reduction, SupervisedLoop, SupervisedSettings
+from tinsmith.workflows.supervised_data import SupervisedData
+
+NAME = "sl-basic"
+
+
+@frozen(kw_only=True)
+class Config(common.RunConfig):
+    data: str = option(help="conversations: a JSONL or JSON file, an object store URL, or hf://NAME")
+    test_data: str | None = option(None, help="conversations to evaluate on; none sets `test_size` of the data aside")
+    test_size: int = option(0, help="conversations set aside for evaluation", min=0)
+    train_on: TrainOn = option(TrainOn.ALL_ASSISTANT_MESSAGES, help="which messages carry the loss")
+    max_length: int | None = option(
+        None, help="tokens beyond which an example is cut; none is the model's context", min=2
+    )
+    too_long: Literal["truncate", "skip", "raise"] = option("truncate", help="what becomes of a longer example")
+    batch_size: int = option(32, help="conversations an optimizer step", min=1)
+    num_epochs: int = option(1, help="passes over the data", min=1)
+    max_steps: int | None = option(None, help="optimizer steps at most", min=1)
+    learning_rate: float = option(1e-3, help="peak learning rate", exclusive_min=0)
+    reduction: Reduction = option("token_mean", help="how token losses make one number a batch")
+    eval_every: int = option(0, help="steps between evaluations; 0 evaluates at the end alone", min=0)
+
+
+def run(config: Config, progress: Progress) -> int:
+    model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
+    examples, test = load_examples(config, model, progress)
+    data = SupervisedData(examples, config.seed)
+    path = config.log_path or common.default_path(NAME, config, Path(config.data).stem)
+    with (
+        common.open_run(NAME, config, path, progress) as directory,
+        common.tracked(NAME, config, path, progress) as shown,
+    ):
+        trainer = common.make_trainer(model, config, directory)
+        try:
+            loop = SupervisedLoop(
+                trainer, data, settings(config), directory, shown, test=test, token_bytes=model.text_bytes
+            )
+            metrics = loop.run()
+            if config.export != "none":
+                model.export(trainer, directory.path / "final", config.export)
+        finally:
+            trainer.close()
+    progress.table("result", ["metric", "value"], [[name, metrics[name]] for name in SHOWN if name in metrics])
+    return 0
+
+
+SHOWN = ("train_mean_nll", "train_mean_bpb", "test/nll", "test/bpb", "num_tokens", "time/step")
+
+
+def check(config: Config) -> Iterable[Any]:
+    """One rendered example with its weights, and what the run would take; trains nothing."""
+    model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
+    examples, test = load_examples(config, model, None)
+    data = SupervisedData(examples, config.seed)
+    steps = data.steps_between(0, config.num_epochs * len(data), config.batch_size)
+    steps = steps if config.max_steps is None else min(steps, config.max_steps)
+    tokens = [sum(d.num_tokens for d in example) for example in examples]
+    yield from common.show_example(model, examples[0][0])
+    yield (
+        f"{len(examples)} examples, {sum(tokens)} tokens (median {int(np.median(tokens))}, longest {max(tokens)}), "
+        f"{len(test)} test datums"
+    )
+    yield common.estimate(model, config, steps, steps * config.batch_size * float(np.mean(tokens)))
+
+
+def settings(config: Config) -> SupervisedSettings:
+    return SupervisedSettings(
+        batch_size=config.batch_size,
+        num_epochs=config.num_epochs,
+        max_steps=config.max_steps,
+        reduction=config.reduction,
+        optimizer=common.optimizer(config),
+        checkpoints=config.checkpoints,
+        eval_every=config.eval_every,
+    )
+
+
+def load_examples(
+    config: Config, model: LoadedModel, progress: Progress | None
+) -> tuple[list[tuple[Datum, ...]], list[Datum]]:
+    """All examples as datums, and the test datums. A malformed row stops here, before anything is trained."""
+    examples = list(_examples(config.data, config, model, progress))
+    if config.test_data is not None:
+        test = list(_examples(config.test_data, config, model, progress))
+    else:
+        if config.test_size >= len(examples):
+            raise ConfigError(
+                f"test_size={config.test_size} leaves nothing to train on: there are {len(examples)} examples"
+            )
+        chosen = set(np.random.default_rng([config.seed, 1]).permutation(len(examples))[: config.test_size].tolist())
+        test = [e for i, e in enumerate(examples) if i in chosen]
+        examples = [e for i, e in enumerate(examples) if i not in chosen]
+    return examples, [d for example in test for d in example]
+
+
+def _examples(where: str, config: Config, model: LoadedModel, progress: Progress | None) -> Iterator[tuple[Datum, ...]]:
+    source = bootstrap.open_source(where)
+    max_length = min(config.max_length or model.context, model.context)
+    overlong = "truncate" if config.too_long == "truncate" else "refuse"
+    count = empty = long = cut = 0
+    for line, row in enumerate(source, 1):
+        conversation = conversation_from_row(row, source=source.name, line=line)
+        try:
+            example = model.renderer.supervised(
+                conversation, train_on=config.train_on, max_length=max_length, overlong=overlong
+            )
+        except NothingToTrain:
+            empty += 1
+            continue
+        except TooLong as error:
+            if config.too_long == "raise":
+                raise DataError(f"{error}; or too_long=truncate|skip", source=source.name, line=line) from error
+            long += 1
+            continue
+        except RenderError as error:
+            raise DataError(str(error), source=source.name, line=line) from error
+        cut += example.truncated
+        count += 1
+        yield example.datums
+    if progress is not None:
+        for number, what in (
+            (empty, "have nothing to train on and were left out"),
+            (long, f"are longer than {max_length} tokens and were left out"),
+            (cut, f"were cut to {max_length} tokens"),
+        ):
+            if number:
+                progress.note(f"{source.name}: {number} of {count + empty + long} examples {what}")
+    if not count:
+        raise DataError(
+            f"no example has anything to train on ({empty} without a trained token, {long} too long)",
+            source=source.name,
+        )
