@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from attrs import frozen
 
-from tinsmith import bootstrap, envs
+from tinsmith import bootstrap
 from tinsmith.bootstrap import LoadedModel
 from tinsmith.config import option
 from tinsmith.domain.advantages import AdvantageName
 from tinsmith.domain.errors import ConfigError
+from tinsmith.envs import math
 from tinsmith.envs.base import ProblemSource
 from tinsmith.envs.problem import ProblemGroup, ProblemSet
 from tinsmith.ports.progress import Progress
@@ -146,7 +147,7 @@ def load_problems(config: Config, model: LoadedModel) -> tuple[ProblemSet, Probl
     renderer = model.renderer
     if config.env == "arithmetic":
         fewshot = bool(config.fewshot)
-        make = envs.math.arithmetic
+        make = math.arithmetic
         train = make(renderer, seed=config.seed, fewshot=fewshot, format_coef=config.format_coef)
         test = make(
             renderer,
@@ -157,7 +158,7 @@ def load_problems(config: Config, model: LoadedModel) -> tuple[ProblemSet, Probl
             length=config.test_size,
         )
         return train, test if config.test_size else None
-    load = envs.math.gsm8k if config.env == "gsm8k" else envs.math.math
+    load = math.gsm8k if config.env == "gsm8k" else math.math
     fewshot = config.fewshot is not False
     assert config.data is not None
     train = load(

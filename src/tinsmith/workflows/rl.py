@@ -118,9 +118,9 @@ class RLLoop:
                 if keep is not None:
                     save_now(self._directory, self._trainer, keep, step, {"problems": position})
                 self._progress.update(step, settings.max_steps, metrics)
-            keep = "final" if step >= settings.max_steps else "rolling"
-            save_now(self._directory, self._trainer, keep, step, {"problems": position})
-            if keep == "rolling":
+            done = step >= settings.max_steps
+            save_now(self._directory, self._trainer, "final" if done else "rolling", step, {"problems": position})
+            if not done:
                 raise KeyboardInterrupt
             sampler = policy.result()
             final = self._evaluate(sampler, step)
@@ -240,6 +240,8 @@ def _mean_metrics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     for name in parts[0]:
         values = [p[name] for p in parts if name in p]
         kind = name.rpartition(":")[2]
-        combine = {"sum": sum, "max": max, "min": min}.get(kind)
-        out[name] = float(combine(values)) if combine else sum(values) / len(values)
+        if kind in ("max", "min"):
+            out[name] = max(values) if kind == "max" else min(values)
+        else:
+            out[name] = sum(values) / (1 if kind == "sum" else len(values))
     return out
