@@ -12,6 +12,8 @@ from tinsmith.domain.errors import CancelledWorkError, DeadlineError
 T = TypeVar("T")
 U = TypeVar("U")
 
+_CANCELLED = "the work was cancelled before it finished"
+
 
 class Pending(Generic[T]):
     """A result that a backend still owes. Submitting keeps the order; awaiting may come much later.
@@ -38,7 +40,7 @@ class Pending(Generic[T]):
         try:
             return self._future.result(timeout)
         except concurrent.futures.CancelledError:
-            raise CancelledWorkError("the work was cancelled before it finished") from None
+            raise CancelledWorkError(_CANCELLED) from None
         except TimeoutError as error:
             if self._future.done():
                 raise
@@ -54,7 +56,7 @@ class Pending(Generic[T]):
             task = asyncio.current_task()
             if self._future.cancelled() and task is not None and not task.cancelling():
                 # The work was cancelled, not the task that awaits it: to asyncio both look the same.
-                raise CancelledWorkError("the work was cancelled before it finished") from None
+                raise CancelledWorkError(_CANCELLED) from None
             self.cancel()  # nobody awaits it any more
             raise
 
@@ -76,6 +78,8 @@ class Pending(Generic[T]):
                 return
             try:
                 mapped.set_result(function(done.result()))
+            except concurrent.futures.CancelledError:
+                mapped.set_exception(CancelledWorkError(_CANCELLED))
             except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
                 mapped.set_exception(error)
 

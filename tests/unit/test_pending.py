@@ -1,0 +1,74 @@
+"""A Pending tells a cancelled work from a cancelled waiter, blocking or awaited."""
+
+import asyncio
+import concurrent.futures
+
+import pytest
+
+from tinsmith.domain.errors import CancelledWorkError, DeadlineError, WorldError
+from tinsmith.ports.pending import Pending
+
+
+async def _awaited(pending):
+    return await pending
+
+
+WAITS = [lambda pending: pending.result(5), lambda pending: asyncio.run(_awaited(pending))]
+
+
+@pytest.mark.parametrize("wait", WAITS, ids=["result", "await"])
+def test_results_and_errors_arrive(wait):
+    assert wait(Pending.of(3).then(lambda n: n + 1)) == 4
+    failed = concurrent.futures.Future()
+    failed.set_exception(WorldError("down"))
+    with pytest.raises(WorldError, match="down"):
+        wait(Pending(failed).then(lambda n: n + 1))
+    with pytest.raises(ZeroDivisionError):
+        wait(Pending.of(0).then(lambda n: 1 / n))
+
+
+@pytest.mark.parametrize("wait", WAITS, ids=["result", "await"])
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_cancelled_work_raises_its_own_error(wait, steps):
+    future = concurrent.futures.Future()
+    pending = Pending(future)
+    for _ in range(steps):
+        pending = pending.then(lambda n: n)
+    future.cancel()
+    future.set_running_or_notify_cancel()
+    with pytest.raises(CancelledWorkError):
+        wait(pending)
+
+
+def test_a_cancelled_waiter_is_cancelled_and_tells_the_work():
+    told = []
+    pending = Pending(concurrent.futures.Future(), on_cancel=lambda: told.append(True))
+
+    async def main():
+        task = asyncio.create_task(_awaited(pending))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(Pending(concurrent.futures.Future()), 0.01)
+
+    asyncio.run(main())
+    assert told == [True]
+    assert pending.done()
+
+
+def test_a_deadline_leaves_the_work_running():
+    future = concurrent.futures.Future()
+    with pytest.raises(DeadlineError):
+        Pending(future).result(0.01)
+    future.set_result(1)
+    assert Pending(future).result(0.01) == 1
+
+
+def test_a_deadline_error_of_the_work_itself_is_passed_on():
+    future = concurrent.futures.Future()
+    future.set_exception(TimeoutError("inside"))
+    with pytest.raises(TimeoutError, match="inside"):
+        Pending(future).result(1)
