@@ -1,11 +1,17 @@
-"""The Rust extension: batch kernels and the embedded engine."""
+"""The Rust extension: batch kernels and the embedded engine.
+
+Arrays are contiguous and of exactly the dtype named. Ragged arrays are (values, offsets), offsets int64 of length
+B + 1. Every call runs without the GIL. Bad arrays raise ShapeError, bad names and options ConfigError (both are
+ValueErrors); the functions of `tinsmith.domain` say what each kernel computes.
+"""
 
 import os
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, TypeAlias, TypedDict, final
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import NDArray
 
 __version__: str
 DEBUG_BUILD: bool
@@ -88,3 +94,98 @@ def load_adapter(
 ) -> tuple[dict[str, Any], list[tuple[str, npt.NDArray[np.float32]]]]:
     """Read a LoRA adapter in PEFT layout: (rank, alpha, base_model and target_modules; named factors). Errors as
     `Model.load`; DoRA, rsLoRA and other departures from plain LoRA are ValueErrors that name them."""
+
+LOSSES: list[str]
+ADVANTAGE_ESTIMATORS: list[str]
+
+_Bool: TypeAlias = NDArray[np.bool_]
+_I32: TypeAlias = NDArray[np.int32]
+_I64: TypeAlias = NDArray[np.int64]
+_F32: TypeAlias = NDArray[np.float32]
+_F64: TypeAlias = NDArray[np.float64]
+
+class _Assembled(TypedDict):
+    """Columns of D datums, see `domain.assembly`."""
+
+    offsets: _I64
+    episodes: _I64
+    tokens: _I32
+    targets: _I32
+    weights: _F32
+    logprobs: _F32
+    advantages: _F32
+    turns: _I32
+    sampled: _Bool
+    policy_versions: _I32
+
+@final
+class Utf8Decoder:
+    """An incremental UTF-8 decoder; invalid bytes become U+FFFD as Python's own `errors="replace"` gives them."""
+
+    def __new__(cls) -> Utf8Decoder: ...
+    def push(self, piece: bytes) -> str:
+        """Text that is certain after this piece; a character cut off by its end is held back."""
+
+    def finish(self) -> str:
+        """End the text: "" or, for a character still held, one U+FFFD. The decoder is new again."""
+
+def discounted_sums(values: _F64, offsets: _I64, mask: _Bool | None, gamma: float, distance_name: str) -> _F64: ...
+def gae(
+    rewards: _F64,
+    values: _F64,
+    bootstraps: _F64,
+    offsets: _I64,
+    mask: _Bool | None,
+    gamma: float,
+    lambda_: float,
+) -> _F64: ...
+def kl_penalty(
+    advantages: _F32,
+    logprobs: _F32,
+    reference_logprobs: _F32,
+    offsets: _I64,
+    mask: _Bool,
+    coef: float,
+    gamma: float,
+    distance_name: str,
+) -> tuple[_F32, float, int]: ...
+def group_advantages(rewards: _F64, offsets: _I64, estimator: str, eps: float, k: int) -> _F64: ...
+def check_loss(name: str, options: dict[str, float | str]) -> None: ...
+def loss_denominator(
+    name: str,
+    options: dict[str, float | str],
+    offsets: _I64,
+    weights: _F32 | None,
+    logprobs: _F32 | None,
+    advantages: _F32 | None,
+    reference_logprobs: _F32 | None,
+    targets_per_position: int,
+) -> float: ...
+def token_loss(
+    name: str,
+    options: dict[str, float | str],
+    offsets: _I64,
+    learner_logprobs: _F32,
+    weights: _F32 | None,
+    logprobs: _F32 | None,
+    advantages: _F32 | None,
+    reference_logprobs: _F32 | None,
+    targets_per_position: int,
+    denominator: float | None,
+) -> tuple[float, _F32, dict[str, float]]: ...
+def row_nll(offsets: _I64, logprobs: _F32, weights: _F32) -> tuple[_F64, _F64]: ...
+def assemble(
+    observations: _I32,
+    observation_offsets: _I64,
+    actions: _I32,
+    action_offsets: _I64,
+    logprobs: _F32,
+    episode_offsets: _I64,
+    episode_advantages: _F64 | None,
+    token_advantages: _F32 | None,
+    masked: _Bool,
+    policy_versions: _I32,
+) -> _Assembled: ...
+def pack(lengths: _I64, budget: int, method: str) -> tuple[_I64, _I64]: ...
+def minibatches(lengths: _I64, n: int, by: str) -> _I64: ...
+def decode_utf8(values: NDArray[np.uint8], offsets: _I64) -> list[str]: ...

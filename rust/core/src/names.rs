@@ -18,14 +18,19 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// The known name closest to `given`, unless even that one shares too little with it.
+/// The known name closest to `given`: one that it begins, else the one fewest edits away, unless even
+/// that one shares too little with it.
 pub fn nearest(given: &str, known: &[&str]) -> Option<String> {
-    known
+    let begun = known
         .iter()
-        .map(|name| (distance(given, name), *name))
+        .filter(|name| given.len() >= 3 && name.starts_with(given));
+    let edited = known
+        .iter()
+        .map(|name| (distance(given, name), name))
         .min()
         .filter(|(d, name)| *d <= given.chars().count().max(name.len()) / 2)
-        .map(|(_, name)| name.to_owned())
+        .map(|(_, name)| name);
+    begun.min().or(edited).map(|name| (*name).to_owned())
 }
 
 /// The error for a name that is not among `known`.
@@ -46,6 +51,7 @@ mod tests {
     fn a_typing_slip_finds_its_name_and_noise_finds_none() {
         let known = ["token_sum", "token_mean", "sequence_mean"];
         assert_eq!(nearest("token_men", &known).as_deref(), Some("token_mean"));
+        assert_eq!(nearest("seq", &known).as_deref(), Some("sequence_mean"));
         assert_eq!(nearest("xyzzy", &known), None);
         assert_eq!(distance("kitten", "sitting"), 3);
     }

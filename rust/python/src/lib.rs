@@ -1,4 +1,7 @@
 //! `tinsmith._native`: the only door from Python into Rust.
+mod boundary;
+mod kernels;
+
 use pyo3::prelude::*;
 
 mod files;
@@ -10,6 +13,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<snapshot::Snapshot>()?;
     files::register(m)?;
     m.add("DEBUG_BUILD", cfg!(debug_assertions))?;
+    kernels::register(m)?;
     // PyO3 lists names as it adds them; the stub is the list that people read and stubtest checks.
     m.delattr("__all__")
 }
