@@ -140,7 +140,6 @@ def gae(
     lambda_: float,
 ) -> _F64: ...
 def kl_penalty(
-    advantages: _F32,
     logprobs: _F32,
     reference_logprobs: _F32,
     offsets: _I64,

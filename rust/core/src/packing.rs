@@ -80,16 +80,23 @@ fn best_fit(lengths: &[i64], budget: i64) -> Vec<Vec<i64>> {
     bins
 }
 
-/// Cuts a batch of items of these lengths into n runs, none empty, every item in exactly one. Gives
-/// the n + 1 offsets. By count, sizes differ by at most one, the larger first; by tokens, the most
+/// Cuts a batch of items of these lengths into n runs (one for each item, if those are fewer), none
+/// empty, every item in exactly one. Gives the offsets of the runs. By count, sizes differ by at most one, the larger first; by tokens, the most
 /// tokens that any run has are as few as contiguous runs allow.
 pub fn minibatches(lengths: &[i64], n: usize, by_tokens: bool) -> Result<Vec<i64>> {
     check(lengths)?;
     let count = lengths.len();
-    if n == 0 || n > count {
-        return Err(KernelError::Argument(format!(
-            "{count} datums cannot be cut into {n} minibatches of at least one datum each"
-        )));
+    if n == 0 {
+        let why = "a batch is cut into at least one minibatch";
+        return Err(KernelError::Option {
+            option: "n",
+            value: "0".into(),
+            why,
+        });
+    }
+    let n = n.min(count);
+    if count == 0 {
+        return Ok(vec![0]);
     }
     if !by_tokens {
         return Ok((0..=n)
@@ -207,12 +214,8 @@ mod tests {
         assert!(message(&[1, -1], 8).contains("index 1"));
         assert!(message(&[1], -3).contains("item 0"));
         assert!(message(&[1, i64::MAX], i64::MAX).contains("overflow"));
-        assert!(
-            minibatches(&[1, 2], 3, true)
-                .unwrap_err()
-                .to_string()
-                .contains("2 datums cannot be cut into 3")
-        );
+        assert_eq!(minibatches(&[1, 2], 3, true), Ok(vec![0, 1, 2]));
+        assert_eq!(minibatches(&[], 3, true), Ok(vec![0]));
         assert!(minibatches(&[1, 2], 0, true).is_err());
     }
 }

@@ -120,15 +120,13 @@ pub fn gae(
     Ok(out)
 }
 
-/// Advantages with a penalty on KL(policy || reference), estimated from the policy's own samples by
-/// d_t = q_t - ref_t (k1) at tokens that take part. What is added to A_t is
-/// x_t = coef (mean d - d_t), the mean being over all such tokens of the batch so that the penalty
-/// moves no baseline; with gamma != 0 it is sum over k >= 0 of gamma^k x_{t+k} in its stead.
-/// At masked tokens the result is 0, whatever the discount carried past them.
-/// Also gives the sum of d and the number of tokens: their quotient is the KL per token.
-#[allow(clippy::too_many_arguments)]
+/// A penalty on KL(policy || reference), to be added to the advantages, estimated from the policy's own
+/// samples by d_t = q_t - ref_t (k1) at tokens that take part: x_t = coef (mean d - d_t), the mean being
+/// over all such tokens of the batch so that the penalty moves no baseline; with gamma != 0 it is the
+/// sum over k >= 0 of gamma^k x_{t+k} in its stead. At masked tokens it is 0, whatever the discount
+/// carried past them. Also gives the sum of d and the number of tokens: their quotient estimates the
+/// KL per token.
 pub fn kl_penalty(
-    advantages: &[f32],
     sampled_logprobs: &[f32],
     reference_logprobs: &[f32],
     offsets: &[i64],
@@ -137,14 +135,13 @@ pub fn kl_penalty(
     gamma: f64,
     distance: Distance,
 ) -> Result<(Vec<f32>, f64, usize)> {
-    let n = advantages.len();
+    let n = sampled_logprobs.len();
     let rows = Rows::new("offsets", offsets, n)?;
-    same_length("logprobs", sampled_logprobs.len(), n, "advantages")?;
     same_length(
         "reference_logprobs",
         reference_logprobs.len(),
         n,
-        "advantages",
+        "logprobs",
     )?;
     check_mask(Some(mask), n)?;
     check_factor("kl_coef", coef)?;
@@ -155,7 +152,6 @@ pub fn kl_penalty(
         for (t, d) in out.iter_mut().enumerate() {
             let at = start + t;
             if mask[at] {
-                read("advantages", row, t, f64::from(advantages[at]))?;
                 *d = read("logprobs", row, t, f64::from(sampled_logprobs[at]))?
                     - read(
                         "reference_logprobs",
@@ -176,15 +172,8 @@ pub fn kl_penalty(
     for d in &mut difference {
         *d = coef * (mean - *d);
     }
-    let added = discounted_sums(&difference, offsets, Some(mask), gamma, distance)?;
-    let out = (0..n).map(|t| {
-        if mask[t] {
-            (f64::from(advantages[t]) + added[t]) as f32
-        } else {
-            0.0
-        }
-    });
-    Ok((out.collect(), sum, count))
+    let penalty = discounted_sums(&difference, offsets, Some(mask), gamma, distance)?;
+    Ok((penalty.into_iter().map(|x| x as f32).collect(), sum, count))
 }
 
 /// Refuses rewards that are not finite, by row and index.
@@ -260,31 +249,18 @@ mod tests {
     fn the_kl_penalty_is_zero_at_masked_tokens_even_when_discounted() {
         let (q, base) = ([-1.0, 0.0, -2.0, -3.0], [-2.0, -9.0, -2.0, -1.0]);
         let mask = [true, false, true, true];
-        let run = |gamma| {
-            kl_penalty(
-                &[1.0, 0.0, 1.0, 1.0],
-                &q,
-                &base,
-                &[0, 4],
-                &mask,
-                0.5,
-                gamma,
-                Distance::Positions,
-            )
-            .unwrap()
-        };
+        let run =
+            |gamma| kl_penalty(&q, &base, &[0, 4], &mask, 0.5, gamma, Distance::Positions).unwrap();
         let (plain, sum, count) = run(0.0);
         assert_eq!((sum, count), (-1.0, 3));
         let mean = -1.0f64 / 3.0;
         let x = [0.5 * (mean - 1.0), 0.0, 0.5 * mean, 0.5 * (mean + 2.0)];
         for t in [0, 2, 3] {
-            assert!((f64::from(plain[t]) - 1.0 - x[t]).abs() < 1e-6);
+            assert!((f64::from(plain[t]) - x[t]).abs() < 1e-6);
         }
         let (discounted, _, _) = run(0.5);
         assert_eq!((plain[1], discounted[1]), (0.0, 0.0));
-        assert!(
-            (f64::from(discounted[0]) - 1.0 - (x[0] + 0.25 * x[2] + 0.125 * x[3])).abs() < 1e-6
-        );
+        assert!((f64::from(discounted[0]) - (x[0] + 0.25 * x[2] + 0.125 * x[3])).abs() < 1e-6);
     }
 
     #[test]

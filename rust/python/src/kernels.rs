@@ -90,7 +90,6 @@ fn gae<'py>(
 #[allow(clippy::too_many_arguments)]
 fn kl_penalty<'py>(
     py: Python<'py>,
-    advantages: In<'py, f32>,
     logprobs: In<'py, f32>,
     reference_logprobs: In<'py, f32>,
     offsets: In<'py, i64>,
@@ -99,10 +98,7 @@ fn kl_penalty<'py>(
     gamma: f64,
     distance_name: &str,
 ) -> PyResult<(Out<'py, f32>, f64, usize)> {
-    let (a, q) = (
-        slice("advantages", &advantages)?,
-        slice("logprobs", &logprobs)?,
-    );
+    let q = slice("logprobs", &logprobs)?;
     let (reference, mask) = (
         slice("reference_logprobs", &reference_logprobs)?,
         slice("mask", &mask)?,
@@ -110,7 +106,6 @@ fn kl_penalty<'py>(
     let offsets = slice("offsets", &offsets)?;
     let (out, sum, count) = enter(py, || {
         returns::kl_penalty(
-            a,
             q,
             reference,
             offsets,

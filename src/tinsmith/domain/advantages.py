@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tinsmith import _native
-from tinsmith.domain.episodes import Group
-from tinsmith.domain.tokens import Offsets, offsets_of
+from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.tokens import offsets_of
 
-ESTIMATORS: tuple[str, ...] = tuple(_native.ADVANTAGE_ESTIMATORS)
-"""Names that `group_advantages` takes."""
+AdvantageName: TypeAlias = Literal[
+    "mean", "mean_std", "leave_one_out", "reinforce_pp", "reinforce_pp_baseline", "maxrl", "pass_at_k"
+]
 
 
 def group_advantages(
-    rewards: npt.ArrayLike, offsets: Offsets, estimator: str = "mean", *, eps: float = 1e-6, k: int = 1
-) -> npt.NDArray[np.float64]:
-    """Advantages, float64 and shaped as `rewards`, of P groups; group p is `rewards[offsets[p]:offsets[p + 1]]`.
+    rewards: Sequence[npt.ArrayLike], estimator: AdvantageName | str = "mean", *, eps: float = 1e-6, k: float = 1
+) -> list[npt.NDArray[np.float64]]:
+    """Advantages of P groups: for each array of total rewards [G] one of advantages [G], float64.
 
     r being the rewards of a group of G episodes, m their mean and s their population standard deviation:
 
@@ -34,16 +36,11 @@ def group_advantages(
 
     A group (for `reinforce_pp` the batch) whose rewards spread no further than 1e-9 of their size is constant, and
     its advantages are exactly 0. A reward that is not finite, or that the estimator does not allow, is a ShapeError
-    that names group and index; an unknown estimator is a ConfigError.
+    that names group and index; an unknown estimator is a ConfigError with the nearest name.
     """
-    return _native.group_advantages(np.ascontiguousarray(rewards, np.float64), offsets, estimator, eps, k)
-
-
-def advantages_of(
-    groups: Sequence[Group], estimator: str = "mean", *, eps: float = 1e-6, k: int = 1
-) -> npt.NDArray[np.float64]:
-    """`group_advantages` of the total rewards of the episodes, one after the other over all groups."""
-    if not groups:
-        return np.zeros(0)
-    rewards = np.concatenate([group.rewards for group in groups])
-    return group_advantages(rewards, offsets_of([len(g.episodes) for g in groups]), estimator, eps=eps, k=k)
+    if k != int(k):
+        raise ConfigError(f"k = {k}: pass@k needs a whole number")
+    rows = [np.asarray(r, np.float64) for r in rewards]
+    offsets = offsets_of([len(r) for r in rows])
+    flat = _native.group_advantages(np.concatenate([*rows, np.zeros(0)]), offsets, estimator, eps, int(k))
+    return np.split(flat, offsets[1:-1]) if rows else []

@@ -31,7 +31,7 @@ class Assembly:
 
 def assemble(
     groups: Sequence[Group],
-    advantages: npt.ArrayLike,
+    advantages: Sequence[npt.ArrayLike],
     *,
     token_advantages: npt.ArrayLike | None = None,
 ) -> Assembly:
@@ -43,15 +43,15 @@ def assemble(
     observed tokens have weight, logprob and advantage 0. A turn that sampled nothing takes no part; an episode
     without any gives no datum.
 
-    `advantages` is one number per episode, over all groups ([sum of G], as `advantages_of` gives it), or
-    `token_advantages` one per sampled token, over all actions in order. NaN, infinities and an empty observation
-    before an action are a ShapeError that names transition and index.
+    `advantages` has an array of one number per episode for each group, as `group_advantages` gives it;
+    `token_advantages`, one number per sampled token over all actions in order, replaces them. NaN, infinities and an
+    empty observation before an action are a ShapeError that names transition and index.
     """
     episodes = [e for group in groups for e in group.episodes]
     transitions = [t for e in episodes for t in e.transitions]
-    values = np.ascontiguousarray(advantages, np.float64)
-    if values.shape != (len(episodes),):
-        raise ShapeError(f"{values.shape} advantages for {len(episodes)} episodes")
+    sizes = [len(group.episodes) for group in groups]
+    if [len(np.atleast_1d(a)) for a in advantages] != sizes:
+        raise ShapeError(f"advantages of groups do not have the sizes of the groups, {sizes}")
     if transitions:
         observations, actions, logprobs, masked, versions = zip(*map(_FIELDS, transitions), strict=True)
     else:
@@ -64,7 +64,7 @@ def assemble(
         offsets_of(list(map(len, actions))),
         _joined(logprobs, np.float32),
         offsets_of([len(e.transitions) for e in episodes]),
-        values,
+        np.concatenate([np.asarray(a, np.float64) for a in advantages] or [np.zeros(0)]),
         per_token,
         np.array(masked, np.bool_),
         np.array(versions, np.int32),
@@ -80,7 +80,7 @@ def assemble(
         sampled=out["sampled"],
         policy_version=out["policy_versions"],
     )
-    starts = offsets_of([len(group.episodes) for group in groups])
+    starts = offsets_of(sizes)
     flat = out["episodes"]
     group_of = np.searchsorted(starts, flat, side="right") - 1
     return Assembly(batch, group_of, flat - starts[group_of])

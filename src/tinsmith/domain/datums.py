@@ -151,6 +151,16 @@ class Batch(_Columns):
         """[B] int64: tokens of each row."""
         return np.diff(self.offsets)
 
+    def rows(self, first: int, end: int) -> Batch:
+        """Rows `first` to `end`, the latter not included, as a batch of views."""
+        offsets = self.offsets[first : end + 1]
+        part = slice(int(offsets[0]), int(offsets[-1]))
+        columns: dict[str, Any] = {}
+        for name in COLUMNS:
+            column = getattr(self, name)
+            columns[name] = None if column is None else column[part]
+        return Batch(offsets=offsets - offsets[0], **columns)
+
     def take(self, rows: Sequence[int]) -> Batch:
         """The batch of these rows, in this order."""
         return Batch.of([self[int(i)] for i in rows])

@@ -14,10 +14,10 @@ lp is the learner's logprob of a target, q the batch's `logprobs` (the policy th
 
 Of every loss: `reduction`, `token_sum` (default: the sum over tokens and datums), `token_mean` (over the sum of
 weights of the batch) or `sequence_mean` (the mean over rows of each row's weighted mean); `kl_coef` times an estimate
-of KL(learner || reference) per token, `kl_estimator` `k3` (default) or `k2` (as a loss, `k1` would train nothing: the
-expectation of its gradient is zero); `entropy_coef` times lp^2 / 2, whose gradient estimates that of minus the
-entropy. Of all but cross_entropy: `zero_advantage_rows`, `keep` (default: rows of constant groups count in the means,
-and KL and entropy act on them) or `drop` (they take no part).
+of KL(learner || reference) per token (the batch's `reference_logprobs`), `kl_estimator` `k3` (default) or `k2` (as a
+loss, `k1` would train nothing: the expectation of its gradient is zero); `entropy_coef` times lp^2 / 2, whose gradient
+estimates that of minus the entropy. Of all but cross_entropy: `zero_advantage_rows`, `keep` (default: rows of constant
+groups count in the means, and KL and entropy act on them) or `drop` (they take no part).
 
 A token of weight 0 has no part: value and gradient are 0 there and nothing else is read. Ratios are held finite.
 """
@@ -36,7 +36,7 @@ from attrs import frozen
 from tinsmith import _native
 from tinsmith.domain.datums import Batch
 from tinsmith.domain.errors import ShapeError
-from tinsmith.domain.tokens import Floats, Offsets, floats
+from tinsmith.domain.tokens import Floats, Offsets, floats, offsets_of
 
 LOSSES: tuple[str, ...] = tuple(_native.LOSSES)
 """The names above."""
@@ -62,11 +62,9 @@ def check_loss(name: str, options: Options = NO_OPTIONS) -> None:
     _native.check_loss(name, dict(options))
 
 
-def denominator(
-    batch: Batch, name: str, options: Options = NO_OPTIONS, *, reference_logprobs: npt.ArrayLike | None = None
-) -> float:
+def denominator(batch: Batch, name: str, options: Options = NO_OPTIONS) -> float:
     """What a batch adds to the denominator of the loss's reduction; sums over parts to that of the whole."""
-    return _native.loss_denominator(name, dict(options), *_columns(batch, reference_logprobs))
+    return _native.loss_denominator(name, dict(options), *_columns(batch))
 
 
 def evaluate(
@@ -75,7 +73,6 @@ def evaluate(
     name: str,
     options: Options = NO_OPTIONS,
     *,
-    reference_logprobs: npt.ArrayLike | None = None,
     total_denominator: float | None = None,
 ) -> LossResult:
     """The loss of a batch. `learner_logprobs` is shaped as its targets, [T] or [T, K].
@@ -86,38 +83,42 @@ def evaluate(
     lp = floats(learner_logprobs)
     if lp.shape != batch.targets.shape:
         raise ShapeError(f"learner logprobs are {lp.shape}, targets {batch.targets.shape}")
-    offsets, weights, q, a, reference, k = _columns(batch, reference_logprobs)
+    offsets, weights, q, a, reference, k = _columns(batch)
     value, gradient, metrics = _native.token_loss(
         name, dict(options), offsets, lp.reshape(-1), weights, q, a, reference, k, total_denominator
     )
     return LossResult(value, gradient.reshape(lp.shape), metrics)
 
 
-def row_nll(batch: Batch, learner_logprobs: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], ...]:
-    """Sum of -w lp in nats and sum of w of each row, both [B] float64. One target a position."""
-    return _native.row_nll(batch.offsets, floats(learner_logprobs), batch.weights)
-
-
-def mean_nll(batch: Batch, learner_logprobs: npt.ArrayLike) -> float:
-    """Sum of -w lp over sum of w, in nats; a batch without weight is refused, it has no mean."""
-    nll, weight = (float(sums.sum()) for sums in row_nll(batch, learner_logprobs))
+def mean_nll(logprobs: npt.ArrayLike, weights: npt.ArrayLike) -> float:
+    """Sum of -w lp over sum of w, in nats per token; both of one shape, weights not negative. Without any weight there
+    is no mean: a ShapeError."""
+    nll, weight = _weighted_nll(floats(logprobs), floats(weights))
     if weight == 0:
-        raise ShapeError("mean NLL of a batch without a single weighted token")
+        raise ShapeError("mean NLL without a single weighted token")
     return nll / weight
 
 
-def bits_per_byte(nll: float, num_bytes: int) -> float:
-    """`nll` nats over the UTF-8 bytes of the text that the weighted tokens spell, in bits."""
+def bits_per_byte(logprobs: npt.ArrayLike, num_bytes: int) -> float:
+    """Sum of -lp, in bits, over the UTF-8 bytes of the text that these tokens spell."""
     if num_bytes <= 0:
         raise ShapeError(f"bits per byte of {num_bytes} bytes")
-    return nll / math.log(2) / num_bytes
+    lp = floats(logprobs)
+    return _weighted_nll(lp, np.ones_like(lp))[0] / math.log(2) / num_bytes
+
+
+def _weighted_nll(logprobs: Floats, weights: Floats) -> tuple[float, float]:
+    if logprobs.shape != weights.shape:
+        raise ShapeError(f"logprobs are {logprobs.shape}, weights {weights.shape}")
+    nll, weight = _native.row_nll(offsets_of([logprobs.size]), logprobs.reshape(-1), weights.reshape(-1))
+    return float(nll[0]), float(weight[0])
 
 
 _Columns: TypeAlias = tuple[Offsets, Floats, Floats | None, Floats | None, Floats | None, int]
 
 
-def _columns(batch: Batch, reference_logprobs: npt.ArrayLike | None) -> _Columns:
+def _columns(batch: Batch) -> _Columns:
     """Offsets, weights, q, A, reference and K, as the kernels take them."""
     k = 1 if batch.targets.ndim == 1 else batch.targets.shape[1]
-    reference = None if reference_logprobs is None else floats(reference_logprobs)
-    return batch.offsets, batch.weights.reshape(-1), batch.logprobs, batch.advantages, reference, k
+    weights = batch.weights.reshape(-1)
+    return batch.offsets, weights, batch.logprobs, batch.advantages, batch.reference_logprobs, k

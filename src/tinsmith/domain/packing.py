@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tinsmith import _native
+from tinsmith.domain.datums import Batch
+from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.tokens import Offsets
 
 
@@ -22,11 +24,13 @@ def pack(lengths: npt.ArrayLike, budget: int, method: Literal["in_order", "best_
     return np.split(items, offsets[1:-1]) if len(items) else []
 
 
-def minibatches(lengths: npt.ArrayLike, n: int, by: Literal["tokens", "count"] = "tokens") -> list[range]:
-    """n runs of consecutive datums, none empty, together all of them.
+def minibatches(batch: Batch, n: int, by: Literal["tokens", "count"] = "tokens") -> list[Batch]:
+    """The batch cut into n runs of consecutive datums (one for each datum, if those are fewer), none empty.
 
-    By `count` sizes differ by at most one; by `tokens` the largest run has as few tokens as runs of consecutive
-    datums allow. Fewer datums than runs is a ShapeError.
+    By `count` their numbers differ by at most one; by `tokens` the largest run has as few tokens as runs of
+    consecutive datums allow. Columns are views. n < 1 is a ConfigError.
     """
-    cuts = _native.minibatches(np.ascontiguousarray(lengths, np.int64), n, by).tolist()
-    return [range(a, b) for a, b in pairwise(cuts)]
+    if n < 1:
+        raise ConfigError(f"a batch cannot be cut into {n} minibatches")
+    cuts = _native.minibatches(np.ascontiguousarray(batch.lengths, np.int64), n, by).tolist()
+    return [batch.rows(first, end) for first, end in pairwise(cuts)]

@@ -10,7 +10,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from attrs import frozen
 
 from tinsmith import _native
 from tinsmith.domain.datums import Batch
@@ -64,41 +63,30 @@ def gae(
     return _native.gae(_doubles(rewards), _doubles(values), _doubles(bootstraps), offsets, _flags(mask), gamma, lam)
 
 
-@frozen(eq=False)
-class PenalisedAdvantages:
-    advantages: Floats
-    """[T] float32; 0 where the weight is 0."""
-    kl_sum: float
-    """Sum of q - reference over the tokens that take part, in nats."""
-    num_tokens: int
-    """How many they are; `kl_sum / num_tokens` estimates KL(policy || reference) per token."""
-
-
 def kl_penalty(
     batch: Batch,
     reference_logprobs: npt.ArrayLike,
-    coef: float,
     *,
+    coef: float,
     discount: float = 0.0,
     distance: Distance = "positions",
-) -> PenalisedAdvantages:
-    """The batch's advantages with a penalty on the KL divergence from a reference policy.
+) -> tuple[Floats, float]:
+    """What to add to the advantages so that they penalise the KL divergence from a reference policy, and that KL.
 
-    With d_t = q_t - reference_t (the k1 estimate), tokens of non-zero weight get A_t + x_t where
-    x_t = coef (mean of d - d_t), or with a discount the sum over k >= 0 of discount^k x_{t+k}. The mean is over the
-    whole batch: call this once on all of it, before cutting minibatches. `reference_logprobs` is [T].
+    With d_t = q_t - reference_t (the k1 estimate), the first is x_t = coef (mean of d - d_t), [T] float32, or with a
+    discount the sum over k >= 0 of discount^k x_{t+k}; 0 where the weight is 0. The second is the mean of d, in nats
+    per token that takes part (0 without any). The mean is over the whole batch: call this once on all of it, before
+    cutting minibatches. `reference_logprobs` is [T].
     """
-    if batch.logprobs is None or batch.advantages is None or batch.weights.ndim != 1:
-        raise ShapeError("a KL penalty needs the columns logprobs and advantages, and one target a position")
-    return PenalisedAdvantages(
-        *_native.kl_penalty(
-            batch.advantages,
-            batch.logprobs,
-            floats(reference_logprobs),
-            batch.offsets,
-            batch.weights != 0,
-            coef,
-            discount,
-            distance,
-        )
+    if batch.logprobs is None or batch.weights.ndim != 1:
+        raise ShapeError("a KL penalty needs the column 'logprobs', and one target a position")
+    penalty, kl_sum, count = _native.kl_penalty(
+        batch.logprobs,
+        floats(reference_logprobs),
+        batch.offsets,
+        batch.weights != 0,
+        coef,
+        discount,
+        distance,
     )
+    return penalty, kl_sum / max(count, 1)
