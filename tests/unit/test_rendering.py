@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -122,13 +124,31 @@ def test_names() -> None:
         rendering.get("qwen3_instuct", TOKENIZER)
     with pytest.raises(RenderError, match=r"needs the control tokens \['<tool_call>'"):
         rendering.get("qwen3", FakeTokenizer())
-    assert rendering.recommended("Qwen/Qwen3-8B:free")[0] == "qwen3"
-    assert rendering.recommended("Qwen/Qwen3-8B-Base") == ("role_colon",)
-    assert rendering.recommended("Qwen/Qwen3-4B-Instruct-2507") == ("qwen3_instruct",)
-    assert rendering.recommended("smollm2-135m")[0] == "smollm2"
+    assert rendering.recommended("Qwen/Qwen3-8B:free") == "qwen3"
+    assert rendering.recommended("Qwen/Qwen3-8B-Base") == "role_colon"
+    assert rendering.recommended("models/Qwen3-30B-A3B-Instruct-2507/") == "qwen3_instruct"
+    assert rendering.recommended("smollm2-135m") == "smollm2"
     assert rendering.for_model("tiny", TOKENIZER).name == "chatml"
     with pytest.raises(ConfigError, match="no format is known"):
         rendering.recommended("someone/else")
+
+
+def test_an_unknown_model_gets_the_format_of_its_own_chat_template(shared: Path) -> None:
+    templates = shared / "data" / "chat_templates"
+    for file, name in (
+        ("qwen3.jinja", "qwen3"),
+        ("qwen3_instruct_2507.jinja", "qwen3_instruct"),
+        ("llama3.jinja", None),
+        ("qwen3_5_think.jinja", None),
+    ):
+        tokenizer = ByteLevelTokenizer()
+        tokenizer.chat_template = (templates / file).read_text()
+        if name is None:
+            with pytest.raises(ConfigError, match="another format"):
+                rendering.recommended("mine", tokenizer)
+        else:
+            assert rendering.recommended("mine", tokenizer) == name
+    assert rendering.recommended("mine", TOKENIZER) == "role_colon"
 
 
 def test_parse_says_how_a_completion_ended() -> None:
