@@ -67,13 +67,13 @@ def run_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
     """`tinsmith RECIPE ...`: resolve, then do the job."""
     job = load_recipe(entry)
     config: Any = resolve(job.Config, pairs=pairs).config
-    with Terminal() as ui:
-        try:
+    ui = Terminal()
+    try:
+        with ui:
             return job.run(config, ui) or 0
-        except KeyboardInterrupt:
-            ui.__exit__(None, None, None)
-            click.echo(resume_hint(name, pairs, ui.directory), err=True)
-            return 130
+    except KeyboardInterrupt:
+        click.echo(resume_hint(name, pairs, ui.directory), err=True)
+        return 130
 
 
 def check_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
@@ -110,7 +110,6 @@ class _Job(click.Command):
             try:
                 return action(name, entry, pairs)
             except errors.ConfigError as error:
-                # Not `from error`: the same error, with the way to the list of options behind it.
                 raise errors.ConfigError(f"{error}\n`tinsmith {name} --help` lists every option") from error
 
         super().__init__(

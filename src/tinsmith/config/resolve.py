@@ -113,6 +113,7 @@ class _Layers:
     """Nested data that starts as the defaults of a class and takes one layer over another."""
 
     def __init__(self, cls: type) -> None:
+        assert FILE_KEY not in attrs.fields_dict(cls), f"an option of {cls.__name__} may not be called {FILE_KEY!r}"
         self.cls = cls
         self.data = _defaults(cls)
         self.sources: dict[tuple[str, ...], str] = {}

@@ -7,6 +7,7 @@ the way the command line reads it, `plain` as JSON data; `fit` undoes both.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import numbers
@@ -80,13 +81,13 @@ def _fit_int(value: Any) -> int:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and value.isascii():
-        try:
+        with contextlib.suppress(ValueError):
+            return int(value)
+        with contextlib.suppress(InvalidOperation):
             number = Decimal(value)
-        except InvalidOperation:
-            raise Misfit("a whole number") from None
-        # Above 30 digits no setting is meant, and 1e999999999 would be written out digit by digit.
-        if number.is_finite() and number.adjusted() < 30 and number == number.to_integral_value():
-            return int(number)
+            # 1e3 is a whole number too; 1e999999999 is not worth writing out.
+            if number.is_finite() and number.adjusted() < 30 and number == number.to_integral_value():
+                return int(number)
     raise Misfit("a whole number")
 
 

@@ -1,0 +1,46 @@
+"""`import tinsmith` is light, and its public names are what a type checker sees."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tinsmith
+
+HEAVY = {
+    *("numpy", "attrs", "cattrs", "click", "rich", "tokenizers", "jinja2", "yaml", "obstore", "asyncio"),
+    *("torch", "transformers", "datasets", "huggingface_hub", "tinker", "sympy", "hypothesis"),
+    *("tinsmith._native", "tinsmith.domain", "tinsmith.ports", "tinsmith.adapters"),
+}
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, tinsmith; print(*sys.modules, sep='\\n')"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "tinsmith" in loaded
+    assert not HEAVY & set(loaded)
+
+
+def test_every_public_name_is_there() -> None:
+    for name in tinsmith.__all__:
+        if name != "__version__":  # the compiled part has it
+            assert getattr(tinsmith, name) is not None
+    assert set(tinsmith.__all__) <= set(dir(tinsmith))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        tinsmith.no_such_name  # noqa: B018
+
+
+def test_the_type_checker_sees_the_same_names() -> None:
+    tree = ast.parse(Path(tinsmith.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: node.module.removeprefix("tinsmith.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    assert seen == tinsmith._MODULE_OF
