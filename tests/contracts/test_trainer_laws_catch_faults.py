@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from faults import laws_of, run_law
 
-from tinsmith.domain.errors import NonFiniteError, TinsmithError
+from tinsmith.domain.errors import TinsmithError
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.trainer import OptimResult, TrainResult
 from tinsmith.testing import FakeSampler, FakeTokenizer, FakeTrainer, MemoryBlobStore, backend
@@ -213,13 +213,22 @@ class StepsOnWhatIsNotFinite(FakeTrainer):
         return super()._optimize(settings)
 
 
-class CountsTheRefusedStep(FakeTrainer):
+class StepsBehindAFailure(FakeTrainer):
+    def _guarded(self, work, *args):
+        return work(*args)
+
+
+class StaysRefusing(FakeTrainer):
+    def _load(self, handle):
+        failure = self._failure
+        super()._load(handle)
+        self._failure = failure
+
+
+class ChangesWeightsBeforeItRefuses(FakeTrainer):
     def _optimize(self, settings):
-        try:
-            return super()._optimize(settings)
-        except NonFiniteError:
-            self._step += 1
-            raise
+        self._model = backend._Model(self._model.weights + 0.01, self._model.order)
+        return super()._optimize(settings)
 
 
 class NeverCancels(FakeTrainer):
@@ -267,7 +276,9 @@ CAUGHT_BY = {
     RefusesLate: ["bad_input"],
     WrapsIds: ["bad_input"],
     StepsOnWhatIsNotFinite: ["not_finite"],
-    CountsTheRefusedStep: ["not_finite"],
+    StepsBehindAFailure: ["not_finite"],
+    StaysRefusing: ["not_finite"],
+    ChangesWeightsBeforeItRefuses: ["not_finite"],
     NeverCancels: ["closing_cancels"],
     ClosesItsSamplers: ["outlives"],
 }

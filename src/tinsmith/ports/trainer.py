@@ -133,7 +133,7 @@ class Trainer(Protocol):
 
     def optim_step(self, settings: AdamW) -> Pending[OptimResult]:
         """Step, then clear the gradients. A non-finite gradient raises NonFiniteError: no weight, moment or step count
-        changes, and the gradients are cleared."""
+        changes."""
         ...
 
     def save_state(self, name: str) -> Pending[str]:

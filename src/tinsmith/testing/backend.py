@@ -26,6 +26,7 @@ from tinsmith.domain.errors import (
     ModelNotFoundError,
     NonFiniteError,
     ShapeError,
+    TrainingError,
 )
 from tinsmith.domain.tokens import Floats, Ints, floats, ints
 from tinsmith.ports.blob import BlobStore
@@ -112,6 +113,7 @@ class FakeTrainer:
         self._gradient = np.zeros_like(weights)
         self._moments = np.zeros((2, *weights.shape))
         self._step = 0
+        self._failure: BaseException | None = None
         self.info = ModelInfo("fake", vocab, context, weights.size, weights.size)
         self._worker = _Worker("trainer")
 
@@ -131,7 +133,7 @@ class FakeTrainer:
                 f"loss {loss.name!r} is not one of this trainer's ({known}); use forward and backward"
             )
         self._check(batch)
-        return self._worker.submit(self._run, batch, -batch.weights.astype(np.float64))
+        return self._worker.submit(self._guarded, self._run, batch, -batch.weights.astype(np.float64))
 
     def backward(self, batch: Batch, gradients: Floats) -> Pending[TrainResult]:
         self._check(batch)
@@ -140,10 +142,10 @@ class FakeTrainer:
             raise ShapeError(f"gradients {given.shape} and targets {batch.targets.shape} differ in shape")
         if not np.isfinite(given).all():
             raise NonFiniteError(f"gradient {int(np.argmin(np.isfinite(given).ravel()))} is not finite")
-        return self._worker.submit(self._run, batch, given)
+        return self._worker.submit(self._guarded, self._run, batch, given)
 
     def optim_step(self, settings: AdamW) -> Pending[OptimResult]:
-        return self._worker.submit(self._optimize, settings)
+        return self._worker.submit(self._guarded, self._optimize, settings)
 
     def save_state(self, name: str) -> Pending[str]:
         if not name:
@@ -164,6 +166,16 @@ class FakeTrainer:
 
     def close(self) -> None:
         self._worker.close()
+
+    def _guarded(self, work: Callable[..., T], *args: Any) -> T:
+        """Work that moves gradients or weights: refused after a failure, until a state is loaded."""
+        if self._failure is not None:
+            raise TrainingError(f"not carried out, since earlier work failed: {self._failure}") from self._failure
+        try:
+            return work(*args)
+        except BaseException as error:
+            self._failure = error
+            raise
 
     def _check(self, batch: Batch) -> None:
         if not batch.num_tokens:
@@ -237,6 +249,7 @@ class FakeTrainer:
             self._model = _Model(saved["weights"], self._model.order)
             self._moments = saved["moments"]
             self._step = int(saved["step"])
+        self._failure = None
         self._gradient = np.zeros_like(self._gradient)
 
     def _snapshot(self) -> Sampler:

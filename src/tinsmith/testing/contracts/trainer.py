@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinsmith.domain.datums import Batch
-from tinsmith.domain.errors import CancelledWorkError, CapabilityError, NonFiniteError, TinsmithError
+from tinsmith.domain.errors import CancelledWorkError, CapabilityError, NonFiniteError, TinsmithError, TrainingError
 from tinsmith.domain.tokens import Floats, floats
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.sampler import Sampler, SamplingParams
@@ -73,7 +73,7 @@ class TrainerContract:
 
     def probe(self, trainer: Trainer, submit: Callable[[], Any]) -> Vector:
         """The gradient that `submit` adds; the trainer is as before afterwards."""
-        handle = wait(trainer.save_state("contract/probe"))
+        handle = wait(trainer.save_state("contract-probe"))
         try:
             submit()
             before = self.weights(trainer)
@@ -147,7 +147,7 @@ class TrainerContract:
             found = self.probe(trainer, lambda: wait(trainer.forward_backward(batch, CROSS_ENTROPY)))
             square = float(found @ found)
             step = AdamW(learning_rate=0.02 / square * 1e6, beta1=0.0, beta2=0.0, eps=1e6)
-            handle = wait(trainer.save_state("contract/slope"))
+            handle = wait(trainer.save_state("contract-slope"))
             losses = []
             for sign in (1, -1):
                 wait(trainer.backward(batch, floats(-sign * batch.weights)))
@@ -343,7 +343,7 @@ class TrainerContract:
     def test_a_saved_state_is_gone_back_to_exactly(self, seed: int) -> None:
         """Weights, moments, step count: training goes on from it as it did the first time, in another trainer too."""
         with self.warm() as trainer:
-            handle = wait(trainer.save_state(f"contract/exact-{seed}"))
+            handle = wait(trainer.save_state(f"contract-exact-{seed}"))
             saved = self.weights(trainer)
             logprobs = self.training(trainer, seed, awaiting=False)
             trained = self.weights(trainer)
@@ -369,7 +369,7 @@ class TrainerContract:
 
             def saved_between() -> None:
                 wait(trainer.forward_backward(batch, CROSS_ENTROPY))
-                wait(trainer.save_state("contract/between"))
+                wait(trainer.save_state("contract-between"))
 
             plain = self.probe(trainer, lambda: wait(trainer.forward_backward(batch, CROSS_ENTROPY)))
             assert_close(self.probe(trainer, saved_between), plain, 1e-5, "saved between")
@@ -439,17 +439,26 @@ class TrainerContract:
         batch = random_batch(trainer.info, [6] * 4, 1)
         trainer.backward(batch, np.full(batch.targets.shape, np.finfo(np.float32).max, np.float32))
 
-    def test_a_gradient_that_is_not_finite_is_refused_and_forgotten(self) -> None:
+    def test_a_gradient_that_is_not_finite_is_refused_and_so_is_every_step_queued_behind_it(self) -> None:
         with self.warm() as hurt, self.warm() as whole:
             before = self.weights(hurt)
+            handle = wait(hurt.save_state("contract-sound"))
+            settings = AdamW(learning_rate=0.1)
 
-            def step() -> None:
+            def overflow() -> None:
                 self.overflow(hurt)
-                wait(hurt.optim_step(AdamW(learning_rate=0.1)))
+                wait(hurt.optim_step(settings))
+
+            def queued_behind() -> None:
+                hurt.forward_backward(random_batch(hurt.info, [4], 2), CROSS_ENTROPY)
+                wait(hurt.optim_step(settings))
 
             with pytest.raises(NonFiniteError):
-                step()
+                overflow()
+            with pytest.raises(TrainingError):
+                queued_behind()
             assert self.weights(hurt).tobytes() == before.tobytes()
+            wait(hurt.load_state(handle))
             for trainer in (hurt, whole):
                 self.training(trainer, 7, awaiting=True)
             assert_close(self.weights(hurt), self.weights(whole), 1e-6, "trained on as if nothing had happened")
