@@ -167,6 +167,10 @@ class MemoryFiles:
         self._crash_at = crash_at
         self._tear = tear
 
+    def die(self, at: int, tear: Callable[[int], int]) -> None:
+        """Let the process die at operation `at`, which is counted by `operations`."""
+        self._crash_at, self._tear = at, tear
+
     def _operate(self) -> bool:
         """Count an operation; whether the process dies in it."""
         self._check()

@@ -69,12 +69,14 @@ class RunDirectory:
     After an error in writing it refuses further records: what was recorded is safe, and opening it again repairs it.
     """
 
-    def __init__(self, path: Path, files: FileSystem, clock: Clock) -> None:
+    def __init__(self, path: Path, files: FileSystem, clock: Clock, keep_rolling: int) -> None:
         """Locks the directory; use `open`."""
         self.path = path
         self.notes: list[str] = []
         """What was wrong with the directory and how it was handled, for the user to see."""
         self._files = files
+        self._keep_rolling = keep_rolling
+        self._delete: Callable[[str], object] | None = None
         self._journal = Journal(path / JOURNAL, files, clock)
         self._lock = files.lock(path / LOCK)
         self._config: dict[str, Any] = {}
@@ -97,12 +99,14 @@ class RunDirectory:
         clock: Clock,
         may_change: Iterable[str] = (),
         if_exists: IfExists = "resume",
+        keep_rolling: int = 1,
     ) -> RunDirectory:
         """Open or create the run directory of `recipe` at `path`, and lock it.
 
         config: the resolved config in JSON types. A run is opened only with the config that it was started with, but
             for the dotted keys in `may_change` (a key covers all below it).
         if_exists: what to do with a run that is there: go on with it, refuse, or delete it and start again.
+        keep_rolling: how many rolling checkpoints to keep, at least 1.
 
         Raises ConfigError for another recipe or config, naming each key with both values; RunLockedError while another
         process has it open; JournalError for a directory that holds other files (it is left alone whatever `if_exists`
@@ -114,7 +118,7 @@ class RunDirectory:
             if names - {LOCK, f".{JOURNAL}.tmp"} and JOURNAL not in names:
                 raise JournalError(f"{path} holds other files and no run: it is left alone; use another log_path")
             make_directories(files, path)
-            run = cls(path, files, clock)
+            run = cls(path, files, clock, max(1, keep_rolling))
         except TinsmithError:
             raise
         except OSError as error:
@@ -187,11 +191,14 @@ class RunDirectory:
 
     # Going on
 
-    def resume(self, load: Callable[[str], object]) -> ResumePoint | None:
+    def resume(
+        self, load: Callable[[str], object], delete: Callable[[str], object] | None = None
+    ) -> ResumePoint | None:
         """Go back to the newest checkpoint that is whole; None when the run begins at step 0. Call it once.
 
         load: loads the state of a handle into the trainer. When it raises OSError or ValueError the next older
             checkpoint is tried, except for a WorldError, which says nothing about the state and is passed on.
+        delete: deletes the state of a handle; for rolling checkpoints, once newer ones are verified and durable.
 
         What was recorded after the checkpoint no longer counts: metrics.jsonl, rollouts and states are put back to it.
         Raises JournalError when `load` refused every checkpoint that was whole: the trainer is then in no known state.
@@ -217,6 +224,8 @@ class RunDirectory:
         with self._journal.guard(self.path):
             self._restore_files(checkpoint)
         self._write_projections(kept)
+        self._delete = delete
+        self._prune()
         return _point(checkpoint) if checkpoint else None
 
     def _choose(self, load: Callable[[str], object]) -> Record | None:
@@ -314,40 +323,36 @@ class RunDirectory:
         """The name under which to save the state: no two checkpoints of a run share one, also after a resume."""
         return f"{step:06d}-{keep}" + (f"-r{self._session}" if self._session else "")
 
-    def record_checkpoint(
-        self,
-        keep: Keep,
-        step: int,
-        handle: str,
-        cursor: Mapping[str, Any],
-        *,
-        keep_rolling: int = 1,
-        delete: Callable[[str], object] | None = None,
-    ) -> None:
+    def has_checkpoint(self, keep: Keep, step: int) -> bool:
+        """E.g. the final one, when the process died between it and the end."""
+        return any(c.keep == keep and c.step == step for c in self._checkpoints)
+
+    def record_checkpoint(self, keep: Keep, step: int, handle: str, cursor: Mapping[str, Any]) -> None:
         """The state after `step` steps was saved as `handle`, awaited, under `checkpoint_name(keep, step)`.
 
         Evaluations and rollouts of weights up to here are recorded before: a resume does not make them again.
 
         cursor: JSON types; all that the loop needs beside the trainer's state to go on exactly.
-        delete: deletes the state of a handle; called for rolling checkpoints but the newest `keep_rolling`, after this
-            one was verified and is durable.
         """
         if step != self._expected():
             raise JournalError(
                 f"{self.path}: a checkpoint of {step} steps where {self._expected()} are done and awaited"
             )
-        name = self.checkpoint_name(keep, step)
-        if any(c.name == name for c in self._checkpoints):
-            raise JournalError(f"{self.path}: there is a checkpoint {name} already")
-        event = self._verified(name, keep, step, handle, json_object(cursor))
+        if self.has_checkpoint(keep, step):
+            raise JournalError(f"{self.path}: there is a {keep} checkpoint of step {step} already")
+        event = self._verified(self.checkpoint_name(keep, step), keep, step, handle, json_object(cursor))
         self._journal.append(event, sync=True)
         self._checkpoints.append(event)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Delete rolling checkpoints but the newest; each is given up in the journal before its state goes."""
         rolling = [c for c in self._checkpoints if c.keep == "rolling"]
-        for old in rolling[: len(rolling) - keep_rolling] if keep == "rolling" else []:
+        for old in rolling[: -self._keep_rolling]:
             self._journal.append(Deleted(name=old.name), sync=True)
             self._checkpoints.remove(old)
-            if delete is not None:
-                delete(old.handle)
+            if self._delete is not None:
+                self._delete(old.handle)
 
     def _verified(self, name: str, keep: Keep, step: int, handle: str, cursor: dict[str, Any]) -> Checkpoint:
         """The record of a state, which is durable and has been read back when it is in this directory."""
