@@ -414,7 +414,10 @@ class Runs(RuleBasedStateMachine):
         power_cut=st.booleans(),
         random=st.randoms(use_true_random=False),
         spoil=st.sampled_from([False] * 5 + [True]),
-        deaths=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 400), st.booleans()), max_size=2),
+        deaths=st.lists(
+            st.tuples(st.integers(1, 40), st.integers(0, 400), st.booleans(), st.none() | st.integers(0, 600)),
+            max_size=2,
+        ),
         batch_size=st.integers(1, 4),
         if_exists=st.sampled_from(["resume"] * 9 + ["delete"]),
     )
@@ -424,7 +427,7 @@ class Runs(RuleBasedStateMachine):
         power_cut: bool,
         random: Any,
         spoil: bool,
-        deaths: list[tuple[int, int, bool]],
+        deaths: list[tuple[int, int, bool, int | None]],
         batch_size: int,
         if_exists: str,
     ) -> None:
@@ -448,7 +451,8 @@ class Runs(RuleBasedStateMachine):
             path = RUN / "checkpoints" / self.marks.pop().name / "state"
             self.disk.flip(path, random.randrange(len(self.disk.inode(path).data)))
         self.perhaps_new |= if_exists == "delete"
-        for operation, torn, power_cut_then in deaths:
+        for operation, torn, power_cut_then, room in deaths:
+            self.disk.capacity = None if room is None else self.disk.used() + room
             self.files = self.disk.mount(operation, lambda n, torn=torn: min(n, torn))
             try:
                 run = self.open(batch_size, if_exists)
@@ -456,6 +460,10 @@ class Runs(RuleBasedStateMachine):
                 run.close()
             except ProcessDied:
                 event("died while it opened")
+            except JournalError:
+                assert room is not None, "only a full disk may stop a run"
+                event("full disk while it opened")
+            self.disk.capacity = None
             lose(power_cut_then)
             self.perhaps_finished |= self.finished
             self.finished = False
@@ -464,9 +472,8 @@ class Runs(RuleBasedStateMachine):
     def ready(self) -> None:
         """Let a process be at work on an unfinished run."""
         if self.run is None or self.finished:
-            if self.run is not None:
-                self.run.close()
             self.disk.kill()
+            self.disk.capacity = None
             self.start(self.batch_size, "resume")
 
     def open(self, batch_size: int, if_exists: str) -> RunDirectory:
