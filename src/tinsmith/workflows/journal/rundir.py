@@ -170,8 +170,10 @@ class RunDirectory:
                 self._checkpoints.append(record.event)
             if isinstance(record.event, Finished):
                 self._finished_at = record.event.step
-        if self._finished_at is not None:
-            self._write_projections(self._records)  # the last process may have been killed before it wrote them
+        if self._finished_at is not None:  # the last process may have been killed before it put these right
+            self._write_projections(self._records)
+            with self._journal.guard(self.path):
+                self._remove_strays()
 
     @property
     def finished_at(self) -> int | None:
@@ -222,7 +224,8 @@ class RunDirectory:
         alive = {r.event.name for r in kept if isinstance(r.event, Checkpoint)}
         self._checkpoints = [c for c in self._checkpoints if c.name in alive]
         with self._journal.guard(self.path):
-            self._restore_files(checkpoint)
+            self._remove_strays()
+            self._cut_rollouts(checkpoint.rollouts if checkpoint else {})
         self._write_projections(kept)
         self._delete = delete
         self._prune()
@@ -263,24 +266,32 @@ class RunDirectory:
             return f"it has {size} bytes instead of {checkpoint.size}"
         return None if sha256 == checkpoint.sha256 else "its bytes have changed"
 
-    def _restore_files(self, checkpoint: Checkpoint | None) -> None:
-        """Remove states that no checkpoint names, and cut rollouts to what the checkpoint vouches for."""
-        for name in (CHECKPOINTS, ROLLOUTS):
-            make_directories(self._files, self.path / name)
-        for name in set(self._files.list(self.checkpoints)) - {c.name for c in self._checkpoints}:
+    def _remove_strays(self) -> None:
+        """Remove states that no checkpoint names: half of one that was being saved, or one whose time was over."""
+        make_directories(self._files, self.checkpoints)
+        strays = set(self._files.list(self.checkpoints)) - {c.name for c in self._checkpoints}
+        for name in sorted(strays):
             self._files.remove(self.checkpoints / name)
+        if strays:
+            self._files.sync(self.checkpoints)
+
+    def _cut_rollouts(self, sizes: Mapping[str, int]) -> None:
+        """Cut rollouts to what the checkpoint vouches for, durably: the next one vouches for what is there then."""
+        folder = self.path / ROLLOUTS
+        make_directories(self._files, folder)
         self._rollouts = {}
-        for name in self._files.list(self.path / ROLLOUTS):
-            path, size = self.path / ROLLOUTS / name, (checkpoint.rollouts if checkpoint else {}).get(name, 0)
-            found = self._files.size(path)
+        for name in self._files.list(folder):
+            found, size = self._files.size(folder / name), sizes.get(name, 0)
             if size == 0:
-                self._files.remove(path)
+                self._files.remove(folder / name)
                 continue
             if found < size:
                 self.notes.append(f"{ROLLOUTS}/{name} has {found} bytes instead of {size}: earlier rollouts are lost")
             elif found > size:
-                self._files.truncate(path, size)
+                self._files.truncate(folder / name, size)
+                self._files.sync(folder / name)
             self._rollouts[name] = min(found, size)
+        self._files.sync(folder)
 
     def _write_projections(self, records: list[Record]) -> None:
         """Make config.json and metrics.jsonl say what the records say."""
