@@ -13,6 +13,7 @@ from tinsmith.bootstrap import LoadedModel
 from tinsmith.config import option
 from tinsmith.domain.advantages import AdvantageName
 from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.losses import check_loss
 from tinsmith.envs import math
 from tinsmith.envs.base import ProblemSource
 from tinsmith.envs.problem import ProblemGroup, ProblemSet
@@ -99,7 +100,7 @@ def run(config: Config, progress: Progress) -> int:
 
 
 def report(progress: Progress, directory: RunDirectory, last: Mapping[str, float], seconds: float) -> None:
-    lines = directory.read_metrics()
+    lines = common.read_metrics(directory.path)
     prefix = "test/env/all" if any("test/env/all/correct" in line for line in lines) else "env/all"
     measured = [line for line in lines if f"{prefix}/correct" in line]
     tokens = sum(line.get("env/all/total_ac_tokens", 0) + line.get("num_loss_tokens", 0) for line in lines)
@@ -135,11 +136,12 @@ def check(config: Config) -> Iterable[Any]:
 
 def validate(config: Config) -> None:
     """What options say together, before anything is loaded."""
+    check_loss(config.loss.name, config.loss.options)
     if config.env != "arithmetic" and config.data is None:
         raise ConfigError(f"env={config.env} needs data=FILE, e.g. a {config.env} train.jsonl")
     if config.env == "arithmetic" and (config.data or config.test_data):
         raise ConfigError("env=arithmetic draws its own problems and takes no data=")
-    if config.group_size == 1 and config.advantages != "none" and config.remove_constant_groups:
+    if config.group_size == 1 and config.remove_constant_groups:
         raise ConfigError("group_size=1 leaves every group constant, so that nothing is trained; take at least 2")
 
 

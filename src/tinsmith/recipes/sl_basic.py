@@ -12,9 +12,9 @@ from attrs import frozen
 from tinsmith import bootstrap
 from tinsmith.bootstrap import LoadedModel
 from tinsmith.config import option
+from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import ConfigError, DataError, RenderError
-from tinsmith.domain.rows import conversation_from_row
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common
 from tinsmith.rendering import NothingToTrain, TooLong, TrainOn

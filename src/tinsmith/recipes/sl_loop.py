@@ -16,7 +16,7 @@ from attrs import frozen
 
 import tinsmith as ts
 from tinsmith.config import option
-from tinsmith.domain.rows import conversation_from_row
+from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.ports.progress import Progress
 
 

@@ -25,6 +25,7 @@ from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import LossSpec, Trainer, TrainResult
 from tinsmith.workflows.interrupt import graceful_interrupt
 from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.loss_step import forward_backward
 from tinsmith.workflows.rollout_log import to_rows
 from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
 from tinsmith.workflows.saving import batch_digest, restore, save_now
@@ -149,7 +150,7 @@ class RLLoop:
             parts = minibatches(batch, settings.num_substeps)
             adam = settings.optimizer.at(step, settings.max_steps)
             submitted = [
-                (part, self._trainer.forward_backward(part, settings.loss), self._trainer.optim_step(adam))
+                (part, forward_backward(self._trainer, part, settings.loss), self._trainer.optim_step(adam))
                 for part in parts
             ]
             after = self._trainer.forward(batch) if settings.compute_post_kl else None

@@ -1,0 +1,26 @@
+"""Any loss on any backend."""
+
+from __future__ import annotations
+
+import math
+
+from attrs import evolve
+
+from tinsmith.domain import losses
+from tinsmith.domain.datums import Batch
+from tinsmith.domain.errors import NonFiniteError
+from tinsmith.ports.pending import Pending
+from tinsmith.ports.trainer import LossSpec, Trainer, TrainResult
+
+
+def forward_backward(trainer: Trainer, batch: Batch, loss: LossSpec) -> Pending[TrainResult]:
+    """Add the gradient of `loss`: by name where the backend knows it, else as a forward pass, the loss here, and a
+    backward pass with its gradient. The second way waits for the forward pass; both give the same result."""
+    if loss.name in trainer.capabilities.losses:
+        return trainer.forward_backward(batch, loss)
+    forward = trainer.forward(batch).result()
+    result = losses.evaluate(batch, forward.logprobs, loss.name, loss.options)
+    if not math.isfinite(result.value):
+        raise NonFiniteError(f"loss {loss.name} is {result.value}")
+    backward = trainer.backward(batch, result.gradient)
+    return backward.then(lambda done: evolve(done, loss=result.value, metrics={**done.metrics, **result.metrics}))

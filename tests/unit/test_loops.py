@@ -1,0 +1,214 @@
+"""The supervised and the reinforcement-learning loop, on the backend in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinsmith.domain.datums import Datum
+from tinsmith.domain.errors import DataError, NonFiniteError
+from tinsmith.domain.messages import Conversation, Message
+from tinsmith.envs.math import NumericGrader
+from tinsmith.envs.problem import Problem, ProblemSet, ProblemTask
+from tinsmith.ports.progress import Silent
+from tinsmith.ports.trainer import LossSpec
+from tinsmith.rendering import get
+from tinsmith.testing import FakeClock, FakeTokenizer, FakeTrainer, MemoryBlobStore
+from tinsmith.testing.files import MemoryDisk
+from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.rl import RLLoop, RLSettings
+from tinsmith.workflows.rollout_log import from_lines
+from tinsmith.workflows.settings import AdamSettings, CheckpointSettings, OptimizerSettings
+from tinsmith.workflows.supervised import SupervisedLoop, SupervisedSettings
+from tinsmith.workflows.supervised_data import SupervisedData
+
+TOKENIZER = FakeTokenizer()
+RENDERER = get("chatml", TOKENIZER)
+PATH = Path("/run")
+
+
+def examples(n: int) -> list[tuple[Datum, ...]]:
+    return [
+        RENDERER.supervised(
+            Conversation((Message.user(f"{i} {'x' * (i % 5)}"), Message.assistant(f"yes {i % 3}")))
+        ).datums
+        for i in range(n)
+    ]
+
+
+def optimizer(learning_rate: float = 0.05) -> OptimizerSettings:
+    return OptimizerSettings(
+        learning_rate=learning_rate, schedule="constant", warmup_steps=0, adam=AdamSettings(beta2=0.99)
+    )
+
+
+def open_run(disk: MemoryDisk) -> RunDirectory:
+    return RunDirectory.open(PATH, recipe="test", config={}, files=disk.mount(), clock=FakeClock())
+
+
+def lines(disk: MemoryDisk, name: str = "metrics.jsonl") -> list[dict[str, float]]:
+    text = b"".join(disk.mount().stream(PATH / name)).decode()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def supervised(
+    disk: MemoryDisk,
+    states: MemoryBlobStore,
+    *,
+    count: int = 10,
+    batch_size: int = 4,
+    epochs: int = 3,
+    **settings: object,
+) -> FakeTrainer:
+    trainer = FakeTrainer(TOKENIZER, states=states)
+    with open_run(disk) as directory:
+        SupervisedLoop(
+            trainer,
+            SupervisedData(examples(count), seed=1),
+            SupervisedSettings(
+                batch_size=batch_size,
+                num_epochs=epochs,
+                optimizer=optimizer(),
+                checkpoints=CheckpointSettings(every=2),
+                **settings,  # type: ignore[arg-type]
+            ),
+            directory,
+            Silent(),
+            test=[d for e in examples(3) for d in e],
+        ).run()
+    return trainer
+
+
+def test_supervised_learns_and_counts_every_example() -> None:
+    disk = MemoryDisk()
+    supervised(disk, MemoryBlobStore(), eval_every=4)
+    rows = lines(disk)
+    steps = [row for row in rows if "train_mean_nll" in row]
+    assert [row["step"] for row in rows] == list(range(10))
+    assert len(steps) == 9, "10 examples in batches of 4 are 3 steps an epoch"
+    assert sum(row["num_sequences"] for row in steps) == 30
+    assert steps[-1]["train_mean_nll"] < 0.7 * steps[0]["train_mean_nll"]
+    assert rows[0]["test/nll"] > rows[4]["test/nll"] > rows[-1]["test/nll"]
+
+
+def test_a_data_set_smaller_than_a_batch_is_one_step_an_epoch() -> None:
+    disk = MemoryDisk()
+    supervised(disk, MemoryBlobStore(), count=3, batch_size=64, epochs=2)
+    assert [row["num_sequences"] for row in lines(disk) if "num_sequences" in row] == [3, 3]
+
+
+def test_a_longer_run_goes_on_from_the_end_of_a_shorter_one() -> None:
+    whole, parts = MemoryDisk(), MemoryDisk()
+    reference = supervised(whole, MemoryBlobStore(), max_steps=8)
+    states = MemoryBlobStore()
+    supervised(parts, states, max_steps=3)
+    again = supervised(parts, states, max_steps=8)
+    assert again.weights.tobytes() == reference.weights.tobytes()
+    assert [_timeless(r) for r in lines(parts) if "train_mean_nll" in r and r["step"] >= 3] == [
+        _timeless(r) for r in lines(whole) if "train_mean_nll" in r and r["step"] >= 3
+    ]
+
+
+def test_nothing_to_train_on_is_refused() -> None:
+    with pytest.raises(DataError, match="no example"):
+        SupervisedData([])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_step_without_a_finite_loss_is_named_and_leaves_a_checkpoint() -> None:
+    disk, states = MemoryDisk(), MemoryBlobStore()
+    trainer = FakeTrainer(TOKENIZER, states=states)
+    huge = OptimizerSettings(learning_rate=1e308, schedule="constant", warmup_steps=0, adam=AdamSettings())
+    settings = SupervisedSettings(batch_size=4, num_epochs=5, optimizer=huge, checkpoints=CheckpointSettings(every=0))
+    with open_run(disk) as directory, pytest.raises(NonFiniteError, match=r"^step \d+: "):
+        SupervisedLoop(trainer, SupervisedData(examples(8)), settings, directory, Silent()).run()
+    with open_run(disk) as directory:
+        point = directory.resume(lambda handle: None)
+        assert point is not None
+        assert point.step == len([r for r in lines(disk) if "train_mean_nll" in r])
+
+
+def problems() -> ProblemSet:
+    task = ProblemTask(renderer=RENDERER, grader=NumericGrader(boxed=False), format_coef=0.0)
+    return ProblemSet("digits", task, 8, lambda i: Problem(f"digits/{i}", "Say 7.", "7"), seed=3)
+
+
+def rl(disk: MemoryDisk, states: MemoryBlobStore, steps: int, **settings: object) -> FakeTrainer:
+    likely = TOKENIZER.encode("0123456789").tolist() + list(RENDERER.stop.ids)
+    trainer = FakeTrainer(TOKENIZER, states=states, likely=likely)
+    kl = settings.get("kl_penalty_coef")
+    reference = FakeTrainer(TOKENIZER, likely=likely).sampler().result() if kl else None
+    with open_run(disk) as directory:
+        RLLoop(
+            trainer,
+            problems(),
+            RLSettings(
+                groups_per_batch=4,
+                group_size=16,
+                max_steps=steps,
+                max_tokens=3,
+                optimizer=optimizer(0.3),
+                checkpoints=CheckpointSettings(every=3),
+                **settings,  # type: ignore[arg-type]
+            ),
+            directory,
+            Silent(),
+            reference=reference,
+            test=problems(),
+            decode=TOKENIZER.decode,
+        ).run()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"loss": LossSpec("ppo"), "num_substeps": 2},
+        {"advantages": "mean_std", "remove_constant_groups": False},
+        {"kl_penalty_coef": 0.01, "kl_discount_factor": 0.5, "compute_post_kl": True},
+    ],
+    ids=["plain", "ppo with substeps", "standardised", "KL penalty"],
+)
+def test_rl_learns(settings: dict[str, object]) -> None:
+    disk = MemoryDisk()
+    rl(disk, MemoryBlobStore(), 25, **settings)
+    rows = lines(disk)
+    first, last = rows[0], rows[-1]
+    assert last["test/env/all/correct"] > first["test/env/all/correct"] + 0.3
+    trained = rows[0]
+    assert trained["env/all/total_episodes"] == 64
+    stops = [value for name, value in trained.items() if name.startswith("env/all/stop/")]
+    assert sum(stops) == pytest.approx(1), "each episode has exactly one stop reason"
+    if settings.get("num_substeps", 1) == 1:
+        assert abs(trained["optim/kl_sample_train_v1"]) < 1e-5, "on policy the ratio is 1"
+    if "kl_penalty_coef" in settings:
+        assert abs(trained["kl_policy_base"]) < 1e-5
+        assert rows[-2]["kl_policy_base"] > 0.01
+        assert trained["kl_pre_post_v2"] > 0
+
+
+def test_rollouts_read_back_to_the_groups_that_were_trained_on() -> None:
+    disk = MemoryDisk()
+    rl(disk, MemoryBlobStore(), 2)
+    text = b"".join(disk.mount().stream(PATH / "rollouts" / "train.jsonl")).decode().splitlines()
+    groups = from_lines([line for line in text if json.loads(line)["step"] == 1])
+    assert [len(g.episodes) for g in groups] == [16] * 4
+    rewards = np.mean([g.rewards for g in groups])
+    assert rewards == pytest.approx(lines(disk)[1]["env/all/reward/total"])
+
+
+def test_rl_goes_on_from_a_checkpoint_as_if_never_stopped() -> None:
+    whole, parts = MemoryDisk(), MemoryDisk()
+    reference = rl(whole, MemoryBlobStore(), 7)
+    states = MemoryBlobStore()
+    rl(parts, states, 4)
+    again = rl(parts, states, 7)
+    assert again.weights.tobytes() == reference.weights.tobytes()
+
+
+def _timeless(row: dict[str, float]) -> dict[str, float]:
+    return {k: v for k, v in row.items() if not k.startswith("time/") and k not in ("progress", "test/nll", "test/bpb")}
