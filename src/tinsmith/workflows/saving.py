@@ -16,7 +16,10 @@ Keep = Literal["periodic", "rolling", "final"]
 
 def restore(run: RunDirectory, trainer: Trainer) -> tuple[int, Mapping[str, Any]]:
     """Load the newest usable checkpoint; gives the step to go on with and its cursor (0 and {} for a new run)."""
-    point = run.resume(lambda handle: trainer.load_state(handle).result())
+    point = run.resume(
+        load=lambda handle: trainer.load_state(handle).result(),
+        delete=lambda handle: trainer.delete_state(handle).result(),
+    )
     return (0, {}) if point is None else (point.step, point.cursor)
 
 
@@ -25,15 +28,15 @@ def submit_save(run: RunDirectory, trainer: Trainer, keep: Keep, step: int) -> P
     return trainer.save_state(run.checkpoint_name(keep, step))
 
 
-def record_save(
-    run: RunDirectory, trainer: Trainer, keep: Keep, step: int, saved: Pending[str], cursor: Mapping[str, Any]
-) -> None:
-    """Record a state once it is written; superseded rolling states are deleted after that."""
-    run.record_checkpoint(keep, step, saved.result(), cursor, delete=lambda old: trainer.delete_state(old).result())
+def record_save(run: RunDirectory, keep: Keep, step: int, saved: Pending[str], cursor: Mapping[str, Any]) -> None:
+    """Record a state once it is written."""
+    run.record_checkpoint(keep, step, saved.result(), cursor)
 
 
 def save_now(run: RunDirectory, trainer: Trainer, keep: Keep, step: int, cursor: Mapping[str, Any]) -> None:
-    record_save(run, trainer, keep, step, submit_save(run, trainer, keep, step), cursor)
+    """Save and record, unless that was done before the process was killed."""
+    if not run.has_checkpoint(keep, step):
+        record_save(run, keep, step, submit_save(run, trainer, keep, step), cursor)
 
 
 def batch_digest(batch: Batch) -> str:

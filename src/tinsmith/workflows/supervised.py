@@ -159,7 +159,7 @@ class SupervisedLoop:
         self._clock = now
         self._directory.record_step(item.step, metrics, datums=batch_digest(item.batch))
         if item.saved is not None and item.keep is not None:
-            record_save(self._directory, self._trainer, item.keep, item.step + 1, item.saved, {"examples": item.end})
+            record_save(self._directory, item.keep, item.step + 1, item.saved, {"examples": item.end})
         self._progress.update(item.step + 1, self._total, metrics)
         return metrics
 

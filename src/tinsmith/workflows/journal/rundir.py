@@ -14,6 +14,7 @@ power cut may take the last second, which a resume trains again.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -190,6 +191,11 @@ class RunDirectory:
         """Where a trainer on this machine is to keep its states: each as the file or directory `checkpoints/<name>`,
         which is then verified before it is loaded."""
         return self.path / CHECKPOINTS
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        path = self.path / METRICS
+        return [json.loads(line) for line in read(self._files, path).splitlines()] if exists(self._files, path) else []
 
     # Going on
 
