@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tinsmith.domain.errors import ShapeError
+from tinsmith.domain.errors import DataNotFoundError, ShapeError
 from tinsmith.domain.tokens import Ints, ints
+from tinsmith.ports.blob import check_key
 from tinsmith.ports.data import Row
 
 CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
@@ -76,12 +77,12 @@ class MemoryBlobStore:
 
     def put(self, key: str, data: bytes) -> None:
         with self._lock:
-            self._blobs[key] = bytes(data)
+            self._blobs[check_key(key)] = bytes(data)
 
     def get(self, key: str) -> bytes:
         with self._lock:
-            if key not in self._blobs:
-                raise FileNotFoundError(f"{self.url}{key}: no such blob")
+            if check_key(key) not in self._blobs:
+                raise DataNotFoundError(f"{self.url}{key}: no such blob")
             return self._blobs[key]
 
     def stream(self, key: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:

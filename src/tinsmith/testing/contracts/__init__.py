@@ -14,7 +14,20 @@ import pytest
 _SUITES = ("_common", "blob", "clock", "data", "runlog", "sampler", "tokenizer", "trainer")
 pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in _SUITES))
 
+from tinsmith.testing.contracts.blob import BlobStoreContract
+from tinsmith.testing.contracts.clock import ClockContract
+from tinsmith.testing.contracts.data import DatasetSourceContract
+from tinsmith.testing.contracts.runlog import RunLogContract
 from tinsmith.testing.contracts.sampler import SamplerContract
+from tinsmith.testing.contracts.tokenizer import TokenizerContract
 from tinsmith.testing.contracts.trainer import TrainerContract
 
-__all__ = ["SamplerContract", "TrainerContract"]
+__all__ = [
+    "BlobStoreContract",
+    "ClockContract",
+    "DatasetSourceContract",
+    "RunLogContract",
+    "SamplerContract",
+    "TokenizerContract",
+    "TrainerContract",
+]
