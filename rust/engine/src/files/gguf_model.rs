@@ -5,11 +5,13 @@ use std::path::Path;
 use memmap2::Mmap;
 
 use super::assemble::TensorSource;
-use super::config_json::{TokenIds, check, yarn_attention_factor};
+use super::config_json::{TokenIds, check};
 use super::disk;
 use super::error::FileError;
-use super::gguf::{Header, encoding, kind_name};
+use super::gguf::Header;
+use super::gguf_cursor::{encoding, kind_name};
 use super::roles::{Part, Role};
+use super::rope_json::yarn_attention_factor;
 use super::tensor::{Encoding, StoredTensor};
 use crate::config::{Family, ModelConfig, RopeScaling};
 
@@ -22,27 +24,6 @@ pub struct GgufFile {
     by_name: HashMap<String, usize>,
     /// Rows of queries and keys are stored for interleaved RoPE: the `llama` architecture.
     interleaved_head_dim: Option<usize>,
-}
-
-/// The tokenizer that a GGUF file carries, as its metadata says it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct GgufTokenizer {
-    /// `gpt2` is byte-level BPE; `llama` is SentencePiece.
-    pub model: String,
-    /// The pre-tokenizer's name in llama.cpp: `smollm`, `qwen2`, `llama-bpe`, ...
-    pub pre: Option<String>,
-    pub tokens: Vec<String>,
-    /// 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; empty when not given.
-    pub types: Vec<i32>,
-    /// `left right`, best first.
-    pub merges: Vec<String>,
-    pub bos: Option<u32>,
-    pub eos: Option<u32>,
-    pub unk: Option<u32>,
-    pub pad: Option<u32>,
-    pub add_bos: Option<bool>,
-    pub add_eos: Option<bool>,
-    pub chat_template: Option<String>,
 }
 
 impl GgufFile {
@@ -61,6 +42,14 @@ impl GgufFile {
             by_name,
             interleaved_head_dim: None,
         })
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
     }
 
     pub fn path(&self) -> &Path {
@@ -173,7 +162,7 @@ impl GgufFile {
         })
     }
 
-    fn token_id(&self, name: &str) -> Result<Option<u32>, FileError> {
+    pub fn token_id(&self, name: &str) -> Result<Option<u32>, FileError> {
         let key = format!("tokenizer.ggml.{name}_token_id");
         match self.header.count(&key)? {
             None => Ok(None),
@@ -184,64 +173,6 @@ impl GgufFile {
                 )
             }),
         }
-    }
-
-    /// The tokenizer; refused when the file carries none.
-    pub fn tokenizer(&self) -> Result<GgufTokenizer, FileError> {
-        let header = &self.header;
-        let text = |key: &str| header.text(key).map(|found| found.map(str::to_owned));
-        let (Some(model), Some(tokens)) = (
-            text("tokenizer.ggml.model")?,
-            header.texts(&self.map, "tokenizer.ggml.tokens")?,
-        ) else {
-            return Err(FileError::malformed(
-                self.path(),
-                "the file carries no tokenizer (`tokenizer.ggml.model` and `tokenizer.ggml.tokens`)",
-            ));
-        };
-        let types = header
-            .integers(&self.map, "tokenizer.ggml.token_type")?
-            .unwrap_or_default();
-        if !types.is_empty() && types.len() != tokens.len() {
-            return Err(FileError::malformed(
-                self.path(),
-                format!("{} token types for {} tokens", types.len(), tokens.len()),
-            ));
-        }
-        let found = GgufTokenizer {
-            model,
-            pre: text("tokenizer.ggml.pre")?,
-            types,
-            merges: header
-                .texts(&self.map, "tokenizer.ggml.merges")?
-                .unwrap_or_default(),
-            bos: self.token_id("bos")?,
-            eos: self.token_id("eos")?,
-            unk: self.token_id("unknown")?,
-            pad: self.token_id("padding")?,
-            add_bos: header.flag("tokenizer.ggml.add_bos_token")?,
-            add_eos: header.flag("tokenizer.ggml.add_eos_token")?,
-            chat_template: text("tokenizer.chat_template")?,
-            tokens,
-        };
-        let ids = [
-            ("bos", found.bos),
-            ("eos", found.eos),
-            ("unknown", found.unk),
-            ("padding", found.pad),
-        ];
-        for (name, id) in ids {
-            if id.is_some_and(|id| id as usize >= found.tokens.len()) {
-                return Err(FileError::malformed(
-                    self.path(),
-                    format!(
-                        "the {name} token id is outside the {} tokens",
-                        found.tokens.len()
-                    ),
-                ));
-            }
-        }
-        Ok(found)
     }
 
     fn stored(&self, name: &str) -> Result<Option<StoredTensor<'_>>, FileError> {

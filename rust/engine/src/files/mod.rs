@@ -6,10 +6,14 @@ mod assemble;
 mod config_json;
 mod disk;
 mod error;
+mod fields;
 mod gguf;
+mod gguf_cursor;
 mod gguf_model;
+mod gguf_tokenizer;
 mod peft;
 mod roles;
+mod rope_json;
 mod safetensors_file;
 mod save;
 mod tensor;
@@ -18,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use config_json::{TokenIds, config_from_json, config_to_json};
 pub use error::FileError;
-pub use gguf_model::GgufTokenizer;
+pub use gguf_tokenizer::GgufTokenizer;
 pub use peft::{Adapter, AdapterTensor, load_adapter, save_adapter};
 pub use save::{SaveDtype, save_merged};
 

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::config_json::Fields;
 use super::disk;
 use super::error::FileError;
+use super::fields::Fields;
 use super::safetensors_file::SafetensorsFile;
 use super::save::{OutTensor, SaveDtype, in_dir, write_safetensors};
 

@@ -214,21 +214,3 @@ impl SafetensorsDir {
         })
     }
 }
-
-/// Fuzzing needs the parser without a file.
-#[cfg(test)]
-pub(super) fn parse_for_test(bytes: &[u8]) -> Result<Vec<(String, Vec<usize>, usize)>, FileError> {
-    let (metadata, data) = parse(bytes, Path::new("test.safetensors"))?;
-    let mut out = Vec::new();
-    for name in metadata.offset_keys() {
-        if let Some(info) = metadata.info(&name) {
-            assert!(data + info.data_offsets.1 <= bytes.len());
-            out.push((
-                name,
-                info.shape.clone(),
-                info.data_offsets.1 - info.data_offsets.0,
-            ));
-        }
-    }
-    Ok(out)
-}
