@@ -232,6 +232,7 @@ def train(
         toy = loaded[0] if point else Toy()
         for step in range(point.step if point else 0, steps):
             if step % evaluations == 0:
+                run.write_rollouts(step, [{"asked": step}], name="test")
                 run.record_evaluation(step, evaluate(toy))
             trained = train_one(toy, 2)
             run.write_rollouts(step, trained.rollouts)
@@ -243,8 +244,8 @@ def train(
             if keep is not None and done < steps:
                 checkpoint(files, run, keep, done, toy)
         if not run.has_checkpoint("final", steps):
-            run.record_evaluation(steps, evaluate(toy))
             checkpoint(files, run, "final", steps, toy)
+        run.record_evaluation(steps, evaluate(toy))
         run.finish("max_steps")
         return toy
 
@@ -260,7 +261,7 @@ def outcome(files: MemoryFiles) -> dict[str, Any]:
     states = files.list(RUN / "checkpoints")
     return {
         "metrics": read(files, RUN / "metrics.jsonl"),
-        "rollouts": lines(files, RUN / "rollouts" / "train.jsonl"),
+        "rollouts": [lines(files, RUN / "rollouts" / f"{name}.jsonl") for name in ("train", "test")],
         "datums": [(r.event.step, r.event.datums) for r in journal if isinstance(r.event, Step)],
         "states": {
             re.sub(r"-r[0-9]+$", "", name): read(files, RUN / "checkpoints" / name / "state") for name in states
@@ -318,6 +319,23 @@ def test_a_finished_run_goes_on_to_more_steps(first: int, more: int, evaluations
     assert steps == list(range(first + more + 1))
 
 
+def test_rollouts_that_were_cut_do_not_come_back() -> None:
+    """A cut that is not durable is undone by a power cut, after a checkpoint has vouched for what was left."""
+    disk, clock = MemoryDisk(), FakeClock()
+    run = open_run(disk.mount(), clock)
+    run.resume(*trainer_of(disk.mount(), []))
+    run.write_rollouts(0, [{"text": "from a step that no checkpoint has"}])
+    run.close()
+    files = disk.mount()
+    run = open_run(files, clock)
+    run.resume(*trainer_of(files, []))
+    checkpoint(files, run, "final", 0, Toy())
+    run.finish("max_steps")
+    disk.power_cut(lambda n: 0)
+    open_run(disk.mount(), clock).close()
+    assert lines(disk.mount(), RUN / "rollouts" / "train.jsonl") == []
+
+
 # 4. The same laws, for any order of events, beside a plainer model of a run.
 
 
@@ -328,9 +346,14 @@ class Story:
     toy: Toy = Toy()
     steps: list[Trained] = field(factory=list)
     evaluations: dict[int, dict[str, float]] = field(factory=dict)
+    asked: list[int] = field(factory=list)
+    """Steps of the rows of rollouts/test.jsonl."""
 
-    def copy(self) -> Story:
-        return Story(self.toy, list(self.steps), dict(self.evaluations))
+    def before_now(self) -> Story:
+        """What a checkpoint made now goes back to: what belongs to the next step is made again."""
+        now = len(self.steps)
+        evaluations = {s: e for s, e in self.evaluations.items() if s < now}
+        return Story(self.toy, list(self.steps), evaluations, [s for s in self.asked if s < now])
 
     def metrics(self, finished: bool) -> dict[int, dict[str, Any]]:
         """By step; evaluations of a step that is to come are shown when it has come, or at the end."""
@@ -508,7 +531,7 @@ class Runs(RuleBasedStateMachine):
             assert point.step == len(mark.story.steps)
             assert loaded == [mark.story.toy]
             assert point.cursor == {"samples": mark.story.toy.samples, "random": mark.story.toy.random}
-            self.story = mark.story.copy()
+            self.story = mark.story.before_now()
             there = set(self.files.list(RUN / "checkpoints"))
             assert there >= set(names), "a checkpoint is lost"
             assert there <= by_name.keys(), "a state that no checkpoint names was left"
@@ -538,6 +561,9 @@ class Runs(RuleBasedStateMachine):
         step = len(self.story.steps) - (late and len(self.story.steps) > 0)
         metrics = {"test/loss": float(step), "test/late": late}
         with self.process() as run:
+            if not self.story.asked or step >= self.story.asked[-1]:
+                run.write_rollouts(step, [{"asked": step}], name="test")
+                self.story.asked.append(step)
             run.record_evaluation(step, metrics)
             self.story.evaluations[step] = self.story.evaluations.get(step, {}) | metrics
 
@@ -548,7 +574,7 @@ class Runs(RuleBasedStateMachine):
         assert self.run is not None
         if self.run.has_checkpoint(keep, step):
             return
-        mark = Mark(self.run.checkpoint_name(keep, step), keep, self.story.copy())
+        mark = Mark(self.run.checkpoint_name(keep, step), keep, self.story.before_now())
         rolling = [m for m in [*self.marks, mark] if m.keep == "rolling"]
         dropped = rolling[: -self.keep_rolling]
         kept = [m for m in self.marks if m not in dropped]
@@ -582,6 +608,8 @@ class Runs(RuleBasedStateMachine):
         assert len({line["step"] for line in found}) == len(found), "a step appears twice"
         assert {line["step"]: line for line in found} == self.story.metrics(self.finished)
         assert lines(files, RUN / "rollouts" / "train.jsonl") == self.story.rollouts()
+        asked = [{"step": s, "asked": s} for s in self.story.asked]
+        assert lines(files, RUN / "rollouts" / "test.jsonl") == asked
 
 
 TestRuns = Runs.TestCase

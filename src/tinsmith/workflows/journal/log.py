@@ -66,6 +66,11 @@ class Journal:
             self._files.sync(self.path.parent)
         self._count = self._durable = len(found.records)
 
+    def read(self) -> list[Record]:
+        """All records, those of this process too."""
+        with self.guard(self.path):
+            return scan(read(self._files, self.path), str(self.path)).records
+
     def append(self, event: Event, *, sync: bool = False) -> Record:
         """Write one record. With `sync`, it and all before it are durable on return."""
         record = Record(self._count, event, self._durable, self._clock.now())

@@ -35,7 +35,8 @@ class Started:
 
 @frozen(kw_only=True)
 class Resumed:
-    """Records after record `after` (a checkpoint, or the first record) and before this one no longer count."""
+    """The run went back to record `after`: a checkpoint of `step` steps, or the first record. Later ones no longer
+    count, nor do evaluations of these weights, which are made again."""
 
     kind: ClassVar[str] = "resumed"
     step: int
@@ -200,13 +201,21 @@ def scan(data: bytes, source: str) -> Scan:
     return Scan(records, length)
 
 
+def before(records: Iterable[Record], resumed: Resumed) -> list[Record]:
+    """The records that still count after a resume."""
+    return [
+        r
+        for r in records
+        if r.seq <= resumed.after and not (isinstance(r.event, Evaluation) and r.event.step >= resumed.step)
+    ]
+
+
 def live(records: Iterable[Record]) -> list[Record]:
     """The records that count: those that a later resume went back before are left out."""
     kept: list[Record] = []
     for record in records:
         if isinstance(record.event, Resumed):
-            while kept and kept[-1].seq > record.event.after:
-                kept.pop()
+            kept = before(kept, record.event)
         kept.append(record)
     return kept
 

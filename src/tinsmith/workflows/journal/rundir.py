@@ -14,7 +14,6 @@ power cut may take the last second, which a resume trains again.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,8 +24,9 @@ from attrs import frozen
 
 from tinsmith.domain.errors import ConfigError, JournalError, TinsmithError, WorldError
 from tinsmith.ports.clock import Clock
-from tinsmith.ports.files import FileSystem, digest, exists, make_directories, read, sync_tree, write_atomic
+from tinsmith.ports.files import FileSystem, digest, exists, make_directories, sync_tree
 from tinsmith.workflows.journal.log import Journal
+from tinsmith.workflows.journal.outputs import Outputs
 from tinsmith.workflows.journal.records import (
     Checkpoint,
     Deleted,
@@ -36,15 +36,12 @@ from tinsmith.workflows.journal.records import (
     Resumed,
     Started,
     Step,
+    before,
     live,
-    metric_lines,
-    scan,
-    to_json,
 )
-from tinsmith.workflows.journal.settings import changed_settings, json_object, pretty
+from tinsmith.workflows.journal.settings import changed_settings, json_object
 
-LOCK, JOURNAL, CONFIG, METRICS = "tinsmith.lock", "journal.jsonl", "config.json", "metrics.jsonl"
-CHECKPOINTS, ROLLOUTS = "checkpoints", "rollouts"
+LOCK, JOURNAL, CHECKPOINTS = "tinsmith.lock", "journal.jsonl", "checkpoints"
 
 IfExists = Literal["resume", "raise", "delete"]
 Keep = Literal["periodic", "rolling", "final"]
@@ -79,14 +76,14 @@ class RunDirectory:
         self._keep_rolling = keep_rolling
         self._delete: Callable[[str], object] | None = None
         self._journal = Journal(path / JOURNAL, files, clock)
+        self._outputs = Outputs(path, files, self._journal)
         self._lock = files.lock(path / LOCK)
         self._config: dict[str, Any] = {}
         self._records: list[Record] = []  # those that count when the directory was opened; empty after `resume`
-        self._session = 0
+        self._reopened = False
+        self._session = 0  # how often the run was resumed before
         self._next_step: int | None = None  # None until `resume`
         self._checkpoints: list[Checkpoint] = []  # that can be resumed from, oldest first
-        self._evaluations: dict[int, dict[str, Any]] = {}  # of steps whose line in metrics.jsonl is to come
-        self._rollouts: dict[str, int] = {}
         self._finished_at: int | None = None
 
     @classmethod
@@ -163,6 +160,7 @@ class RunDirectory:
         self.notes.extend(changed_settings(self.path, last.config, self._config, may_change))
         if self._journal.cut_bytes:
             self.notes.append(f"cut {self._journal.cut_bytes} bytes that a crash left after record {len(records)}")
+        self._reopened = True
         self._session = sum(isinstance(r.event, Resumed) for r in records)
         self._records = live(records)
         deleted = {r.event.name for r in records if isinstance(r.event, Deleted)}
@@ -172,9 +170,8 @@ class RunDirectory:
             if isinstance(record.event, Finished):
                 self._finished_at = record.event.step
         if self._finished_at is not None:  # the last process may have been killed before it put these right
-            self._write_projections(self._records)
-            with self._journal.guard(self.path):
-                self._remove_strays()
+            self._outputs.rewrite(self._config, self._records)
+            self._remove_strays()
 
     @property
     def finished_at(self) -> int | None:
@@ -194,8 +191,7 @@ class RunDirectory:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
-        path = self.path / METRICS
-        return [json.loads(line) for line in read(self._files, path).splitlines()] if exists(self._files, path) else []
+        return self._outputs.read_metrics()
 
     # Going on
 
@@ -214,25 +210,25 @@ class RunDirectory:
         if self._next_step is not None:
             raise JournalError(f"{self.path}: resume is called once, before anything is recorded")
         chosen = self._choose(load)
-        after = chosen.seq if chosen else 0
         checkpoint = chosen.event if chosen and isinstance(chosen.event, Checkpoint) else None
-        kept = [r for r in self._records if r.seq <= after]
-        self._next_step = checkpoint.step if checkpoint else 0
-        if self._records[-1].seq > 0 or self._journal.records:
-            name = checkpoint.name if checkpoint else None
-            event = Resumed(
-                step=self._next_step, after=after, checkpoint=name, config=self._config, notes=list(self.notes)
-            )
-            self._journal.append(event, sync=True)
+        resumed = Resumed(
+            step=checkpoint.step if checkpoint else 0,
+            after=chosen.seq if chosen else 0,
+            checkpoint=checkpoint.name if checkpoint else None,
+            config=self._config,
+            notes=list(self.notes),
+        )
+        if self._reopened:
+            self._journal.append(resumed, sync=True)
             self._session += 1
-        self._records = []
-        self._finished_at = None
+        kept = before(self._records, resumed)
+        self._next_step = resumed.step
+        self._records, self._finished_at = [], None
         alive = {r.event.name for r in kept if isinstance(r.event, Checkpoint)}
         self._checkpoints = [c for c in self._checkpoints if c.name in alive]
-        with self._journal.guard(self.path):
-            self._remove_strays()
-            self._cut_rollouts(checkpoint.rollouts if checkpoint else {})
-        self._write_projections(kept)
+        self._remove_strays()
+        self.notes.extend(self._outputs.cut_rollouts(checkpoint.rollouts if checkpoint else {}))
+        self._outputs.rewrite(self._config, kept)
         self._delete = delete
         self._prune()
         return _point(checkpoint) if checkpoint else None
@@ -274,43 +270,13 @@ class RunDirectory:
 
     def _remove_strays(self) -> None:
         """Remove states that no checkpoint names: half of one that was being saved, or one whose time was over."""
-        make_directories(self._files, self.checkpoints)
-        strays = set(self._files.list(self.checkpoints)) - {c.name for c in self._checkpoints}
-        for name in sorted(strays):
-            self._files.remove(self.checkpoints / name)
-        if strays:
-            self._files.sync(self.checkpoints)
-
-    def _cut_rollouts(self, sizes: Mapping[str, int]) -> None:
-        """Cut rollouts to what the checkpoint vouches for, durably: the next one vouches for what is there then."""
-        folder = self.path / ROLLOUTS
-        make_directories(self._files, folder)
-        self._rollouts = {}
-        for name in self._files.list(folder):
-            found, size = self._files.size(folder / name), sizes.get(name, 0)
-            if size == 0:
-                self._files.remove(folder / name)
-                continue
-            if found < size:
-                self.notes.append(f"{ROLLOUTS}/{name} has {found} bytes instead of {size}: earlier rollouts are lost")
-            elif found > size:
-                self._files.truncate(folder / name, size)
-                self._files.sync(folder / name)
-            self._rollouts[name] = min(found, size)
-        self._files.sync(folder)
-
-    def _write_projections(self, records: list[Record]) -> None:
-        """Make config.json and metrics.jsonl say what the records say."""
-        lines = metric_lines(records)
-        done = {r.event.step for r in records if isinstance(r.event, Step)}
-        if records and not isinstance(records[-1].event, Finished):
-            self._evaluations = {step: lines.pop(step) for step in [s for s in lines if s not in done]}
-        texts = {CONFIG: pretty(self._config), METRICS: "".join(to_json(line) + "\n" for line in lines.values())}
-        for name, text in texts.items():
-            path, data = self.path / name, text.encode("utf-8", "surrogatepass")
-            with self._journal.guard(path, len(data)):
-                if not exists(self._files, path) or read(self._files, path) != data:
-                    write_atomic(self._files, path, data)
+        with self._journal.guard(self.checkpoints):
+            make_directories(self._files, self.checkpoints)
+            strays = set(self._files.list(self.checkpoints)) - {c.name for c in self._checkpoints}
+            for name in sorted(strays):
+                self._files.remove(self.checkpoints / name)
+            if strays:
+                self._files.sync(self.checkpoints)
 
     # Recording
 
@@ -318,13 +284,13 @@ class RunDirectory:
         """Step `step` (from 0, one after the other) is done: its results were awaited.
 
         metrics: numbers by name; a NaN or infinity is written as a string that `float` reads.
-        datums: `datum_digest` of what was trained.
+        datums: a digest of the datums that were trained.
         """
         if step != self._expected():
             raise JournalError(f"{self.path}: step {step} is recorded where step {self._expected()} is next")
         self._journal.append(Step(step=step, metrics=dict(metrics), datums=datums))
         self._next_step = step + 1
-        self._write_line({"step": step} | self._evaluations.pop(step, {}) | dict(metrics))
+        self._outputs.add_step(step, metrics)
 
     def record_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
         """The weights after `step` steps were evaluated. Its metrics join those of step `step` in metrics.jsonl."""
@@ -332,9 +298,9 @@ class RunDirectory:
             raise JournalError(f"{self.path}: evaluation after step {step}, of which {self._expected()} are done")
         self._journal.append(Evaluation(step=step, metrics=dict(metrics)))
         if step == self._next_step:
-            self._evaluations.setdefault(step, {"step": step}).update(metrics)
+            self._outputs.add_evaluation(step, metrics)
         else:
-            self._rewrite_metrics()
+            self._outputs.rewrite(self._config, live(self._journal.read()))
 
     def checkpoint_name(self, keep: Keep, step: int) -> str:
         """The name under which to save the state: no two checkpoints of a run share one, also after a resume."""
@@ -347,7 +313,8 @@ class RunDirectory:
     def record_checkpoint(self, keep: Keep, step: int, handle: str, cursor: Mapping[str, Any]) -> None:
         """The state after `step` steps was saved as `handle`, awaited, under `checkpoint_name(keep, step)`.
 
-        Evaluations and rollouts of weights up to here are recorded before: a resume does not make them again.
+        What belongs to step `step` (evaluations of these weights, rollouts) counts as coming after it: a resume makes
+        it again. What belongs to earlier steps must be recorded before.
 
         cursor: JSON types; all that the loop needs beside the trainer's state to go on exactly.
         """
@@ -386,22 +353,20 @@ class RunDirectory:
             cursor=cursor,
             sha256=sha256,
             size=size,
-            rollouts=dict(self._rollouts),
+            rollouts=self._outputs.rollouts_before(step),
         )
 
     def write_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]], *, name: str = "train") -> None:
-        """Add a line an episode to `rollouts/<name>.jsonl`; call it before what came of them is recorded."""
+        """Add a line an episode to `rollouts/<name>.jsonl`, whose steps never fall; call it before what came of them is
+        recorded."""
         if step > self._expected():
             raise JournalError(f"{self.path}: rollouts of step {step} where step {self._expected()} is next")
-        data = "".join(to_json({"step": step, **row}) + "\n" for row in rows).encode("utf-8", "surrogatepass")
-        self._journal.append_data(self.path / ROLLOUTS / f"{name}.jsonl", data)
-        self._rollouts[f"{name}.jsonl"] = self._rollouts.get(f"{name}.jsonl", 0) + len(data)
+        self._outputs.add_rollouts(name, step, rows)
 
     def finish(self, reason: str) -> None:
         """The run is complete; everything recorded is durable. Close it next."""
         step = self._expected()
-        for at in sorted(self._evaluations):
-            self._write_line(self._evaluations.pop(at))
+        self._outputs.add_waiting()
         self._journal.append(Finished(step=step, reason=reason), sync=True)
         self._finished_at = step
 
@@ -432,13 +397,3 @@ class RunDirectory:
         if self._next_step is None:
             raise JournalError(f"{self.path}: call resume before anything is recorded")
         return self._next_step
-
-    def _write_line(self, line: Mapping[str, Any]) -> None:
-        data = (to_json(line) + "\n").encode("utf-8", "surrogatepass")
-        self._journal.append_data(self.path / METRICS, data, synced=False)
-
-    def _rewrite_metrics(self) -> None:
-        """For a late evaluation: the line of its step was written before."""
-        with self._journal.guard(self._journal.path):
-            data = read(self._files, self._journal.path)
-        self._write_projections(live(scan(data, str(self._journal.path)).records))
