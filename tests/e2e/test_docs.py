@@ -1,0 +1,51 @@
+"""Every command and program in README and docs runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FENCE = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return FENCE.findall(page.read_text())
+
+
+def run(argv: list[str], where: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    return subprocess.run(
+        argv,
+        cwd=where,
+        env={"PATH": path, "HOME": str(where), "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
+    found = blocks(ROOT / page)
+    assert found, f"{page} holds nothing that runs"
+    for kind, text in found:
+        if kind == "python":
+            done = run([sys.executable, "-c", text], tmp_path)
+            assert done.returncode == 0, f"{text}\n{done.stderr}"
+            continue
+        for line in text.splitlines():
+            if not line.startswith("$ "):
+                continue
+            command, _, comment = line[2:].partition("   # ")
+            command = re.sub(r"^tinsmith\b", f"{sys.executable} -m tinsmith", command)
+            done = run(["bash", "-c", command], tmp_path)
+            fails = comment.strip() == "fails"
+            assert (done.returncode != 0) == fails, f"{command}\n{done.stdout}\n{done.stderr}"
+            if fails:
+                assert "line 6" in done.stderr, done.stderr
