@@ -125,7 +125,7 @@ class _Job(click.Command):
         with ui.console.capture() as captured:
             ui.note(f"{ctx.command_path} key=value ... [config=FILE]\n\n{self.entry.summary}\n")
             rows = [
-                (row.name, row.type, "required" if row.required else show(row.default), row.meaning())
+                (row.name, row.type, row.shown_default(), row.meaning())
                 for row in options_of(load_recipe(self.entry).Config)
             ]
             ui.grid(rows, ("option", "type", "default", "meaning"))

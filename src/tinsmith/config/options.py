@@ -192,29 +192,32 @@ class Option:
 
     @property
     def type(self) -> str:
-        group = group_of(self.kind)
-        if group is not None:
-            return "group or none"
+        if group_of(self.kind) is not None:
+            return "group" if group_of(self.kind) is self.kind else "group or none"
         return " | ".join(show(choice) for choice in self.bounds.choices) or name_of(self.kind)
 
     def meaning(self) -> str:
         """Its help and its range, e.g. "Peak learning rate. > 0"."""
         return " ".join(part for part in (self.bounds.help, self.bounds.range()) if part)
 
+    def shown_default(self) -> str:
+        """As the command line reads it; empty for a group, whose options have theirs."""
+        return "required" if self.required else "" if attrs.has(type(self.default)) else show(self.default)
+
     def signature(self) -> str:
         """E.g. "float, > 0, default 0.0001"."""
-        given = "required" if self.required else f"default {show(self.default)}"
+        default = self.shown_default()
+        given = default if self.required or not default else f"default {default}"
         return ", ".join(part for part in (self.type, self.bounds.range(), given) if part)
 
 
 def options_of(cls: type, *, defaults: Any = None, prefix: str = "") -> list[Option]:
-    """Every option of a class and its groups, in order. A group that may be None is a row before its options."""
+    """Every option of a class, in order; a group is a row before its own options."""
     rows = []
     for field, kind in fields(cls):
         default = default_of(field) if defaults is None else getattr(defaults, field.name)
         name, group = prefix + field.name, group_of(kind)
-        if group is None or kind is not group:
-            rows.append(Option(name=name, kind=kind, default=default, bounds=bounds_of(field)))
+        rows.append(Option(name=name, kind=kind, default=default, bounds=bounds_of(field)))
         if group is not None:
             instance = default if isinstance(default, group) else None
             rows += options_of(group, defaults=instance, prefix=name + ".")

@@ -60,7 +60,7 @@ def resolve(cls: type[C], *, files: Iterable[str | Path] = (), pairs: Iterable[s
     words = [*pairs, ""]
     for i, word in enumerate(words[:-1]):
         key, equals, value = word.partition("=")
-        key = key.lstrip("-").replace("-", "_")
+        key = key.lstrip("-")
         if not equals and i and _value_of(cls, words[i - 1], word):
             continue  # said with the word before
         if not equals or not key:
@@ -129,16 +129,20 @@ class _Layers:
             group = _child_group(group, part)
             if i == len(path) - 1 and not (group and isinstance(value := _table(value), Mapping)):
                 node[part] = value
-                self.sources = {at: s for at, s in self.sources.items() if at[: len(done)] != tuple(done)}
-                self.sources[tuple(done)] = source
+                self._replaced(done, source)
                 return
             if not isinstance(node.get(part), dict):
-                node[part] = {}
+                node[part] = {}  # a group that was none starts from its own defaults
+                self._replaced(done, DEFAULT)
             node = node[part]
         if not node:
             self.sources[tuple(done)] = source
         for key, item in value.items():
             self.put([*done, *str(key).split(".")], item, source)
+
+    def _replaced(self, path: Sequence[str], source: str) -> None:
+        self.sources = {at: by for at, by in self.sources.items() if at[: len(path)] != tuple(path)}
+        self.sources[tuple(path)] = source
 
     def structure(self, problems: list[Problem]) -> Any:
         """The config; ConfigError for `problems` and all that the data adds to them."""
@@ -156,9 +160,9 @@ class _Layers:
     def source(self, name: str) -> str:
         """Who set an option last, or the group that it is in."""
         path = tuple(name.split("."))
+        below = (source for at, source in self.sources.items() if at[: len(path)] == path and at != path)
         above = (self.sources[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.sources)
-        below = (source for at, source in self.sources.items() if at[: len(path)] == path)
-        return next(above, "") or next(below, "")
+        return next(below, "") or next(above, "")
 
     def _collect(self, error: Exception, path: tuple[str, ...], problems: list[Problem]) -> None:
         from cattrs import ClassValidationError, ForbiddenExtraKeysError

@@ -296,7 +296,7 @@ def name_of(kind: Any) -> str:
         fixed = origin is tuple and args[-1] is not ...
         return "(" + ", ".join(map(name_of, args)) + ")" if fixed else f"list of {name_of(args[0])}"
     if origin in (dict, Mapping):
-        return f"name: {name_of((get_args(kind) or (str, Any))[1])}"
+        return f"{{name: {name_of((get_args(kind) or (str, Any))[1])}}}"
     if kind is types.NoneType:
         return "none"
     names: dict[Any, str] = {Path: "path", bool: "true | false", Any: "any"}
