@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY = 5.0
 """Seconds between two lines of progress where nobody watches live."""
+WIDE = 36
 SHOWN = 3
 """Metrics shown beside the bar."""
 KEY_METRICS = (
@@ -155,8 +156,12 @@ def duration(seconds: float) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines, each column as wide as its widest cell; the last one ends where it ends."""
-    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows), default=0))]
+    """The rows as lines, each column as wide as its widest cell; a cell wider than WIDE moves its own line alone."""
+    widths = [0] * max(map(len, rows), default=0)
+    for row in rows:
+        for i, cell in enumerate(row):
+            if len(cell) <= WIDE:
+                widths[i] = max(widths[i], len(cell))
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
 
 

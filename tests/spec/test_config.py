@@ -18,7 +18,7 @@ import yaml
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from tinsmith.config import dumps, flat, from_dict, load, option, options_of, resolve, to_dict
+from tinsmith.config import Resolved, dumps, flat, from_dict, load, option, options_of, resolve, to_dict
 from tinsmith.config.values import Misfit, Text, fit, show
 from tinsmith.domain.errors import ConfigError
 
@@ -111,8 +111,10 @@ configs = st.builds(
 )
 
 
-def command_line(config: Any) -> list[str]:
-    """The words that say this config in full."""
+def command_line(config: Any, *, short: bool = True) -> list[str]:
+    """The words that say this config in full; `short` without the quotes that their types do not need."""
+    if short:
+        return [f"{name}={text}" for name, text, _ in Resolved(config, dict.fromkeys(flat(config), "")).rows()]
     return [f"{name}={show(value)}" for name, value in flat(config).items()]
 
 
@@ -127,9 +129,9 @@ def test_what_was_written_down_reads_back_equal(config: Config) -> None:
     assert dumps(from_dict(Config, json.loads(dumps(config)))) == dumps(config)
 
 
-@given(configs)
-def test_the_command_line_says_the_same_as_code(config: Config) -> None:
-    assert resolve(Config, pairs=command_line(config)).config == config
+@given(configs, st.booleans())
+def test_the_command_line_says_the_same_as_code(config: Config, short: bool) -> None:
+    assert resolve(Config, pairs=command_line(config, short=short)).config == config
 
 
 @given(configs, st.sampled_from([".json", ".yaml"]))
@@ -302,6 +304,15 @@ def test_a_misspelt_option_is_refused_with_the_nearest_name(name: str, data: st.
         resolve(Config, pairs=[f"{wrong}=1"])
     assert f"{wrong}=1 (command line): there is no such option; did you mean {name}?" in str(refused.value)
     assert MEANING[name] in str(refused.value)
+
+
+def test_quotes_are_shown_only_where_they_change_what_is_meant() -> None:
+    config = Config(model="none", note="none", color=Color.NONE, stop=("a", "b,c"), schedule="cosine", loss_config={})
+    shown = {name: text for name, text, _ in Resolved(config, dict.fromkeys(flat(config), "")).rows()}
+    assert (shown["model"], shown["color"], shown["schedule"], shown["cache"]) == ("none", "none", "cosine", "none")
+    assert (shown["note"], shown["stop"]) == ('"none"', '["a", "b,c"]')
+    kinds = {row.name: row.type for row in options_of(Config)}
+    assert (kinds["color"], kinds["max_steps"], kinds["reference"]) == ("red | none", "int | none", "group | none")
 
 
 @pytest.mark.parametrize(("short", "name"), [("lr", "learning_rate"), ("bs", "batch_size"), ("eps", "adam.eps")])

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.text import Text
 
 from tinsmith import cli
-from tinsmith.config import option
+from tinsmith.config import from_dict, option, options_of, resolve, to_dict
 from tinsmith.domain import errors
 from tinsmith.ports.progress import Progress
-from tinsmith.recipes import RECIPES, Entry
+from tinsmith.recipes import RECIPES, Entry, load_recipe
 from tinsmith.ui import Terminal, duration, key_metrics, number
 
 
@@ -91,7 +91,7 @@ def test_help_of_a_recipe_is_a_line_an_option(capsys: pytest.CaptureFixture[str]
     code, out, _ = call(capsys, "toy_basic", "--help")
     rows = {line.split()[0]: line for line in out.splitlines() if line}
     assert code == 0
-    assert rows["batch_size"].split() == ["batch_size", "int", "8", "Datums", "a", "step.", ">=", "1"]
+    assert rows["batch_size"].split() == ["batch_size", "int", "8", "Datums", "a", "step.", "(>=", "1)"]
     assert rows["adam.beta1"].split()[1:3] == ["float", "0.9"]
     assert "ppo | cispo" in rows["loss"]
     assert "none" in rows["log_path"]
@@ -255,3 +255,23 @@ def test_numbers_are_short(value: Any, text: str) -> None:
 
 def test_durations_are_clock_times() -> None:
     assert [duration(s) for s in (0.4, 42, 61, 3723)] == ["0:00", "0:42", "1:01", "1:02:03"]
+
+
+# --- the recipes that there are ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_explains_itself(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, out, _ = call(capsys, name, "--help")
+    assert code == 0
+    for row in options_of(load_recipe(RECIPES[name]).Config):
+        assert row.bounds.help, f"{name}: {row.name} has no meaning"
+        assert any(line.split()[:1] == [row.name] for line in out.splitlines())
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_takes_its_own_defaults(name: str) -> None:
+    recipe = load_recipe(RECIPES[name])
+    required = [f"{row.name}=x" for row in options_of(recipe.Config) if row.required and "." not in row.name]
+    config = resolve(recipe.Config, pairs=required).config
+    assert from_dict(recipe.Config, to_dict(config)) == config

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, overload
 
 import attrs
 
-from tinsmith.config.values import Misfit, fit, members_of, name_of, show, suggestion
+from tinsmith.config.values import Misfit, fit, members_of, name_of, show, show_as, suggestion
 from tinsmith.domain.errors import ConfigError
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Bounds:
     def range(self) -> str:
         """E.g. ">= 1, < 32"; empty without limits."""
         limits = ((">=", self.min), (">", self.exclusive_min), ("<=", self.max), ("<", self.exclusive_max))
-        return ", ".join(f"{sign} {limit:g}" for sign, limit in limits if limit is not None)
+        return ", ".join(f"{sign} {limit}" for sign, limit in limits if limit is not None)
 
     def refusal(self, value: Any) -> str | None:
         """Why a value of the right type is refused. Limits and choices hold for each item of a list or dict."""
@@ -193,16 +193,19 @@ class Option:
     @property
     def type(self) -> str:
         if group_of(self.kind) is not None:
-            return "group" if group_of(self.kind) is self.kind else "group or none"
+            return "group" if group_of(self.kind) is self.kind else "group | none"
         return " | ".join(show(choice) for choice in self.bounds.choices) or name_of(self.kind)
 
     def meaning(self) -> str:
-        """Its help and its range, e.g. "Peak learning rate. > 0"."""
-        return " ".join(part for part in (self.bounds.help, self.bounds.range()) if part)
+        """Its help and its range, e.g. "peak learning rate (> 0)"."""
+        limits = self.bounds.range()
+        return f"{self.bounds.help} ({limits})" if limits else self.bounds.help
 
     def shown_default(self) -> str:
         """As the command line reads it; empty for a group, whose options have theirs."""
-        return "required" if self.required else "" if attrs.has(type(self.default)) else show(self.default)
+        return (
+            "required" if self.required else "" if attrs.has(type(self.default)) else show_as(self.default, self.kind)
+        )
 
     def signature(self) -> str:
         """E.g. "float, > 0, default 0.0001"."""

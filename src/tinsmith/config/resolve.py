@@ -24,7 +24,7 @@ from tinsmith.config.options import (
     group_of,
     options_of,
 )
-from tinsmith.config.values import NONE_WORDS, Misfit, Text, nearest, plain, show
+from tinsmith.config.values import NONE_WORDS, Misfit, Text, nearest, plain, show_as
 from tinsmith.domain.errors import ConfigError
 
 C = TypeVar("C")
@@ -44,8 +44,8 @@ class Resolved(Generic[C]):
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Dotted name, value as the command line reads it, origin."""
-        values = flat(self.config)
-        return [(name, show(values[name]), source) for name, source in self.origin.items()]
+        kinds = {row.name: row.kind for row in options_of(type(self.config))}
+        return [(name, show_as(value, kinds[name]), self.origin[name]) for name, value in flat(self.config).items()]
 
 
 def resolve(cls: type[C], *, files: Iterable[str | Path] = (), pairs: Iterable[str] = ()) -> Resolved[C]:

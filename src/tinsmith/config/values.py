@@ -45,13 +45,13 @@ def fit(value: Any, kind: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _fit_union(value, get_args(kind))
     if origin is Literal:
-        return _fit_choice(value, {show(choice): choice for choice in get_args(kind)})
+        return _fit_choice(value, {show(choice).strip('"'): choice for choice in get_args(kind)})
     if origin in (tuple, list):
         return _fit_sequence(value, kind, origin)
     if origin in (dict, Mapping):
         return _fit_dict(value, kind)
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return value if isinstance(value, kind) else _fit_choice(value, {show(m): m for m in kind})
+        return value if isinstance(value, kind) else _fit_choice(value, {show(m).strip('"'): m for m in kind})
     if kind in _SCALARS:
         return _SCALARS[kind](value)
     if isinstance(kind, type) and isinstance(value, kind):
@@ -267,6 +267,17 @@ def show(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
+def show_as(value: Any, kind: Any) -> str:
+    """`show` without the quotes that a value of this type does not need."""
+    raw = value.value if isinstance(value, Enum) else value
+    text = str(raw)
+    try:
+        bare = isinstance(raw, (str, Path)) and text.isprintable() and fit(Text(text), kind) == value
+    except Misfit:
+        bare = False
+    return text if bare and text else show(value)
+
+
 def plain(value: Any) -> Any:
     """`value` as JSON data. Infinity, which JSON lacks, is written "inf"."""
     if isinstance(value, Enum):
@@ -283,14 +294,14 @@ def plain(value: Any) -> Any:
 
 
 def name_of(kind: Any) -> str:
-    """A type as help shows it, e.g. "int or none", "adamw | sgd"."""
+    """A type as help shows it, e.g. "int | none", "adamw | sgd"."""
     origin = get_origin(kind) or kind
     if origin in (Union, types.UnionType):
-        return " or ".join(name_of(m) for m in sorted(get_args(kind), key=lambda m: m is types.NoneType))
+        return " | ".join(name_of(m) for m in sorted(get_args(kind), key=lambda m: m is types.NoneType))
     if origin is Literal:
-        return " | ".join(show(choice) for choice in get_args(kind))
+        return " | ".join(show_as(choice, kind) for choice in get_args(kind))
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return " | ".join(show(member) for member in kind)
+        return " | ".join(show_as(member, kind) for member in kind)
     if origin in (tuple, list):
         args = get_args(kind) or (Any, ...)
         fixed = origin is tuple and args[-1] is not ...
@@ -316,7 +327,7 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
             one for key, ones in by_last.items() if "".join(p[:1] for p in key.split("_")) == last for one in ones
         ]
         for ones in (by_last.get(last, []), initials if len(last) > 1 else []):
-            if len(ones) == 1:
+            if ones:
                 return ones[0]
     whole = {name.lower(): name for ones in by_last.values() for name in ones}
     close = difflib.get_close_matches(word, whole, n=1, cutoff=0.6)
