@@ -32,8 +32,8 @@ class LoraSettings:
 class AdamSettings:
     """AdamW beyond the learning rate."""
 
-    beta1: float = option(0.9, help="decay of the first moment", min=0, max=0.9999999)
-    beta2: float = option(0.95, help="decay of the second moment", min=0, max=0.9999999)
+    beta1: float = option(0.9, help="decay of the first moment", min=0, exclusive_max=1)
+    beta2: float = option(0.95, help="decay of the second moment", min=0, exclusive_max=1)
     eps: float = option(1e-8, help="added to the root of the second moment", exclusive_min=0)
     weight_decay: float = option(0.0, help="decoupled weight decay", min=0)
     grad_clip_norm: float = option(

@@ -1,0 +1,126 @@
+"""Rates, answers and schedules: what a metric counts, when an answer is right, how fast a learning rate falls.
+
+A rate is one sum over one count, and the count is *all* episodes: an episode that was cut off or failed did not report
+`correct`, and it was not correct.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tinsmith.domain import answers
+from tinsmith.domain.episodes import Episode, Group, StopReason, Transition
+from tinsmith.domain.metrics import Tally, episode_metrics
+from tinsmith.domain.schedules import multiplier
+
+
+def episode(reward: float, correct: float | None, reason: StopReason) -> Episode:
+    metrics = {} if correct is None else {"correct": correct}
+    turn = Transition(observation=[1, 2], action=[3], logprobs=[-0.5], reward=reward, metrics=metrics)
+    return Episode(transitions=(turn,), stop_reason=reason)
+
+
+episodes = st.builds(
+    episode, st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([None, 0.0, 1.0]), st.sampled_from(StopReason)
+)
+groups = st.lists(
+    st.builds(
+        Group,
+        problem=st.just("p"),
+        episodes=st.lists(episodes, min_size=1, max_size=4).map(tuple),
+        tags=st.sampled_from([(), ("a",), ("b",), ("a", "b")]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(groups)
+@example([Group(problem="p", episodes=(episode(1, 1, StopReason.COMPLETED), episode(0, None, StopReason.TIMEOUT)))])
+def test_a_rate_counts_the_episodes_that_reported_nothing(groups: list[Group]) -> None:
+    found = episode_metrics(groups)
+    everyone = [e for g in groups for e in g.episodes]
+    right = sum(t.metrics.get("correct", 0.0) for e in everyone for t in e.transitions)
+    assert found.get("env/all/correct", 0.0) == pytest.approx(right / len(everyone))
+    assert found["env/all/reward/total"] == pytest.approx(sum(e.reward for e in everyone) / len(everyone))
+
+
+@given(groups)
+def test_each_episode_has_one_stop_reason_and_each_group_one_kind(groups: list[Group]) -> None:
+    found = episode_metrics(groups)
+    assert sum(v for k, v in found.items() if k.startswith("env/all/stop/")) == pytest.approx(1)
+    assert sum(v for k, v in found.items() if k.startswith("env/all/by_group/")) == pytest.approx(1)
+
+
+@given(groups, groups)
+def test_a_tag_tells_of_its_own_groups_alone(mine: list[Group], others: list[Group]) -> None:
+    """Groups without the tag, wherever they stand among the others, change nothing that is said under it."""
+    tagged = [g for g in mine if "a" in g.tags]
+    foreign = [g for g in others if "a" not in g.tags]
+    under = {k: v for k, v in episode_metrics([*foreign, *tagged]).items() if k.startswith("env/a/")}
+    assert under == {k: v for k, v in episode_metrics(tagged).items() if k.startswith("env/a/")}
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("xy"), st.floats(-10, 10)), min_size=1))
+def test_a_tally_divides_by_all_cases(cases: list[dict[str, float]]) -> None:
+    for name, mean in Tally.of(cases).mean().items():
+        assert mean == pytest.approx(sum(c.get(name, 0.0) for c in cases) / len(cases))
+
+
+numbers = st.one_of(st.integers(-(10**12), 10**12).map(str), st.decimals(-(10**6), 10**6, places=3).map(str))
+
+
+@given(numbers)
+@example("1000")
+def test_a_number_is_itself_however_it_is_written(text: str) -> None:
+    value = Fraction(text)
+    for written in (text, f" {text} ", f"{text}.", f"${text}" if value >= 0 else text, f"{value.numerator // value.denominator:,}"
+                    if value.denominator == 1 else text):  # fmt: skip
+        assert answers.same_number(text, written), written
+
+
+@given(numbers, numbers)
+def test_different_numbers_are_different(a: str, b: str) -> None:
+    assert answers.same_number(a, b) == (Fraction(a) == Fraction(b)) == answers.same_number(b, a)
+
+
+@given(st.text())
+@example("__import__('os')")
+@example("9" * 100_000)
+@example("1e999999999")
+def test_no_text_is_evaluated_or_takes_long(text: str) -> None:
+    value = answers.parse_number(text)
+    assert value is None or len(text.strip()) <= 400
+    answers.last_boxed(text)
+    answers.last_number(text)
+
+
+@given(st.text(), st.text(alphabet="ab {}\\", max_size=20))
+def test_the_last_box_is_found_whatever_stands_before_it(before: str, content: str) -> None:
+    depth = 0
+    for c in content:
+        depth += {"{": 1, "}": -1}.get(c, 0)
+        if depth < 0:
+            return
+    if depth or "\\boxed{" in content:
+        return
+    assert answers.last_boxed(f"{before}\\boxed{{{content}}} done") == content
+
+
+def test_a_box_that_is_never_closed_gives_no_credit_for_an_earlier_one() -> None:
+    assert answers.last_boxed(r"\boxed{4} no, wait: \boxed{5") is None
+
+
+@given(st.sampled_from(["constant", "linear", "cosine"]), st.integers(1, 500), st.integers(0, 50))
+def test_a_schedule_climbs_then_never_rises_and_always_learns(schedule: str, total: int, warmup: int) -> None:
+    values = [multiplier(schedule, step, total, warmup) for step in range(total)]  # type: ignore[arg-type]
+    assert all(0 < v <= 1 for v in values)
+    climb, fall = values[:warmup], values[warmup:]
+    assert climb == sorted(climb)
+    assert fall == sorted(fall, reverse=True)
+    if fall:
+        assert fall[0] == 1.0
