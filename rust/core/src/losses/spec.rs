@@ -252,10 +252,11 @@ impl Loss {
         | LossKind::Gspo { low, high } = kind
             && !(0.0 <= low && low <= high)
         {
-            return Err(KernelError::Argument(format!(
-                "clip_low_threshold = {low} and clip_high_threshold = {high}: bounds of the ratio \
-                 must satisfy 0 <= low <= high"
-            )));
+            return Err(KernelError::Option {
+                option: "clip_low_threshold, clip_high_threshold",
+                value: format!("{low}, {high}"),
+                why: "bounds of the ratio must satisfy 0 <= low <= high",
+            });
         }
         let kl = (kl_coef != 0.0).then_some(KlTerm {
             coef: kl_coef,

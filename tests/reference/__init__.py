@@ -1,0 +1,1 @@
+"""Plain-Python references of the kernels: each a definition written out, with lists and loops and nothing clever."""
