@@ -2,6 +2,7 @@
 pub mod config;
 pub mod files;
 pub mod rope;
+pub mod sample;
 pub mod weights;
 
 pub use config::{Family, ModelConfig, RopeScaling};
