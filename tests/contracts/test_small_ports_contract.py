@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from s3_on_loopback import s3_on_loopback
 
+from tinsmith.adapters.huggingface.datasets import HubSource
 from tinsmith.adapters.local.blob import FileBlobStore
 from tinsmith.adapters.local.clock import SystemClock
 from tinsmith.adapters.local.jsonl import JsonlSource
@@ -103,6 +104,16 @@ class TestGzippedBlobRows(DatasetSourceContract):
         half = len(rows) // 2
         members = gzip.compress(_lines(rows[:half])) + gzip.compress(_lines(rows[half:]))
         return contextlib.nullcontext(BlobRows(_SmallChunks({"rows.jsonl.gz": members}), "rows.jsonl.gz"))
+
+
+class TestParquetSource(DatasetSourceContract):
+    @contextlib.contextmanager
+    def make(self, rows):
+        datasets = pytest.importorskip("datasets", reason="needs the extra: data")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rows.parquet"
+            datasets.Dataset.from_list(rows).to_parquet(path)
+            yield HubSource.local(path)
 
 
 class _BrokenLog(MemoryRunLog):

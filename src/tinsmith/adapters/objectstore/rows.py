@@ -22,7 +22,8 @@ class BlobRows:
 
     @property
     def name(self) -> str:
-        return f"{self._store.url.rstrip('/')}/{self._key}"
+        url = self._store.url
+        return f"{url}{self._key}" if url.endswith("/") else f"{url}/{self._key}"
 
     def count(self) -> int | None:
         return None
