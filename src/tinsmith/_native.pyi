@@ -7,7 +7,7 @@ ValueErrors); the functions of `tinsmith.domain` say what each kernel computes.
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypedDict, final
+from typing import Any, Literal, TypeAlias, TypedDict, final
 
 import numpy as np
 import numpy.typing as npt
@@ -188,3 +188,98 @@ def assemble(
 def pack(lengths: _I64, budget: int, method: str) -> tuple[_I64, _I64]: ...
 def minibatches(lengths: _I64, n: int, by: str) -> _I64: ...
 def decode_utf8(values: NDArray[np.uint8], offsets: _I64) -> list[str]: ...
+
+class _Completion(TypedDict):
+    """One completion of N tokens, the one that ended it included."""
+
+    tokens: _I32
+    logprobs: _F32
+    """[N]: of the model itself (temperature 1, nothing filtered): what scoring the same tokens gives."""
+    top_ids: _I32 | None
+    """[N, topk], likeliest first, of equal ones the lower id; None when none were asked for."""
+    top_logprobs: _F32 | None
+    stop_reason: Literal["stop", "length", "cancelled"]
+    stop_string: tuple[int, int] | None
+    """Which stop string was found, and how many bytes of the completion come before it."""
+
+class _Answer(TypedDict):
+    id: int
+    completions: list[_Completion]
+    """n of them; after cancel, what there was until then."""
+    prompt_logprobs: _F32 | None
+    """[T], NaN first; None when not asked for."""
+    prompt_top_ids: _I32 | None
+    """[T, topk_prompt], -1 and NaN for the first."""
+    prompt_top_logprobs: _F32 | None
+    error: str | None
+    """The model gives NaN or infinity: what there was until then is in the answer."""
+
+class _Stats(TypedDict):
+    steps: int
+    tokens_prefilled: int
+    tokens_sampled: int
+    pending: int
+    decoding: int
+    """Completions that are being decoded."""
+    pages_in_use: int
+    """Pages of the KV cache, 16 tokens each."""
+    pages: int
+
+@final
+class Sampler:
+    """Samples from one snapshot: continuous batching over a paged KV cache. All methods may be called from any thread;
+    while one is in `run`, others may submit, cancel and interrupt.
+
+    An answer depends on the request alone, to the last bit: not on what else runs, its order or the threads.
+    """
+
+    def __new__(
+        cls,
+        snapshot: Snapshot,
+        *,
+        threads: int,
+        kv_tokens: int,
+        token_bytes: Sequence[bytes] | None = None,
+    ) -> Sampler:
+        """Packs the weights. `kv_tokens` bounds the KV cache over all requests; those that find no room wait.
+        `token_bytes[id]`: the bytes of each token; without it there are no stop strings."""
+
+    def submit(
+        self,
+        prompt: _I32,
+        *,
+        n: int = 1,
+        max_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop_ids: Sequence[int] = ...,
+        stop_strings: Sequence[bytes] = ...,
+        prompt_logprobs: bool = False,
+        topk: int = 0,
+        topk_prompt: int = 0,
+    ) -> int:
+        """Queue n completions of a prompt, which is read once; gives the id that the answer carries. Completion j draws
+        from (seed, j). Filters: temperature (0: greedy), then top-k, then top-p; of equal logits the lower id first.
+        n of 0 with `prompt_logprobs` scores the prompt. Raises ConfigError for what can never run."""
+
+    def cancel(self, id: int) -> None:
+        """The request finishes with what it has. One that has finished is left alone."""
+
+    def interrupt(self) -> None:
+        """Make `run`, or the next one, return after the step it is in."""
+
+    def run(self, max_steps: int) -> list[_Answer]:
+        """Work until a request finishes, nothing is left, `max_steps` passed or `interrupt`; gives what finished."""
+
+    def score(self, tokens: _I32, offsets: _I64) -> _F32:
+        """The logprob of each token given those before it in its row, NaN for the first of a row. Blocks; requests that
+        run go on meanwhile, their answers are left to `run`."""
+
+    @property
+    def pending(self) -> int:
+        """Requests that are not finished."""
+
+    @property
+    def stats(self) -> _Stats: ...

@@ -5,6 +5,7 @@ mod kernels;
 use pyo3::prelude::*;
 
 mod files;
+mod sampling;
 mod snapshot;
 
 #[pymodule]
@@ -12,6 +13,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<snapshot::Snapshot>()?;
     files::register(m)?;
+    m.add_class::<sampling::Sampler>()?;
     m.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     kernels::register(m)?;
     // PyO3 lists names as it adds them; the stub is the list that people read and stubtest checks.

@@ -213,6 +213,7 @@ fn point(lengths: &[f64], target: f64) -> usize {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 

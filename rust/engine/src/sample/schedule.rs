@@ -114,8 +114,16 @@ impl Group {
             promised: 0,
             prefilled: 0,
             members: (0..request.n).map(|_| Member::default()).collect(),
-            prompt_logprobs: Vec::new(),
-            top_prompt: Vec::new(),
+            prompt_logprobs: if request.prompt_logprobs {
+                vec![f32::NAN]
+            } else {
+                Vec::new()
+            },
+            top_prompt: if request.top_prompt_logprobs > 0 {
+                vec![Vec::new()]
+            } else {
+                Vec::new()
+            },
             failed: None,
             request,
         }
@@ -439,12 +447,6 @@ impl Scheduler {
                     group.failed = Some(SampleError::NotFinite { position });
                 }
                 (Outcome::Token { logprob, top, .. }, Owner::Prompt { .. }) => {
-                    if group.prompt_logprobs.is_empty() {
-                        group.prompt_logprobs.push(f32::NAN);
-                        group
-                            .top_prompt
-                            .extend((group.request.top_prompt_logprobs > 0).then(Vec::new));
-                    }
                     group.prompt_logprobs.push(logprob);
                     if group.request.top_prompt_logprobs > 0 {
                         group.top_prompt.push(top);
