@@ -324,16 +324,22 @@ def test_rollouts_that_were_cut_do_not_come_back() -> None:
     disk, clock = MemoryDisk(), FakeClock()
     run = open_run(disk.mount(), clock)
     run.resume(*trainer_of(disk.mount(), []))
-    run.write_rollouts(0, [{"text": "from a step that no checkpoint has"}])
+    run.write_rollouts(0, [{"text": "of step 0"}])
+    run.record_step(0, {}, datums="")
+    checkpoint(disk.processes[0], run, "periodic", 1, Toy())
+    run.write_rollouts(1, [{"text": "of a step that no checkpoint has"}])
+    run.write_rollouts(1, [{"text": "in a file of its own"}], name="test")
     run.close()
     files = disk.mount()
     run = open_run(files, clock)
     run.resume(*trainer_of(files, []))
-    checkpoint(files, run, "final", 0, Toy())
+    checkpoint(files, run, "final", 1, Toy())
     run.finish("max_steps")
+    run.close()
     disk.power_cut(lambda n: 0)
     open_run(disk.mount(), clock).close()
-    assert lines(disk.mount(), RUN / "rollouts" / "train.jsonl") == []
+    assert lines(disk.mount(), RUN / "rollouts" / "train.jsonl") == [{"step": 0, "text": "of step 0"}]
+    assert lines(disk.mount(), RUN / "rollouts" / "test.jsonl") == []
 
 
 # 4. The same laws, for any order of events, beside a plainer model of a run.

@@ -22,6 +22,12 @@ class FileLock:
 
     def release(self) -> None:
         if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # at once, also when a child that forks now shares it
+            self.forget()
+
+    def forget(self) -> None:
+        """Close this process's descriptor. The lock itself stays with those who share it."""
+        if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -32,7 +38,7 @@ _held: WeakSet[FileLock] = WeakSet()
 def _close_in_child() -> None:
     """A forked child shares the lock's descriptor; were it kept, a worker that outlives the run would hold the run."""
     for lock in list(_held):
-        lock.release()
+        lock.forget()
 
 
 os.register_at_fork(after_in_child=_close_in_child)
