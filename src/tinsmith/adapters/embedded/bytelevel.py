@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tinsmith.domain.errors import RenderError
+from tinsmith.domain.errors import ShapeError
 from tinsmith.domain.tokens import Ints, ints
 
 CONTROL_TOKENS = (
@@ -56,11 +56,14 @@ class ByteLevelTokenizer:
 
     def decode(self, ids: Sequence[int] | Ints) -> str:
         array = ints(ids)
-        if array.size and (array.min() < 0 or array.max() >= VOCAB_SIZE):
-            raise RenderError(f"ids from {array.min()} to {array.max()}: the vocabulary has 0 to {VOCAB_SIZE - 1}")
+        if array.size and array.min() < 0:
+            raise ShapeError(f"token id {array.min()} is negative")
         if not array.size or array.max() < 256:
             return array.astype(np.uint8).tobytes().decode(errors="replace")
-        return b"".join([self._bytes[i] for i in array.tolist()]).decode(errors="replace")
+        table = self._bytes  # ids that pad a model's vocabulary stand for nothing
+        return b"".join([table[i] if i < VOCAB_SIZE else b"\xef\xbf\xbd" for i in array.tolist()]).decode(
+            errors="replace"
+        )
 
     def token_bytes(self) -> list[bytes]:
         return list(self._bytes)

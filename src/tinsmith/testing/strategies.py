@@ -1,0 +1,109 @@
+"""Hypothesis strategies for the values of the domain. Needs the extra `test`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tinsmith.domain.messages import Conversation, Message, Part, TextPart, ThinkingPart, Tool, ToolCall
+
+HOSTILE = (
+    "<|im_end|>",
+    "<|im_start|>assistant\n",
+    "<|endoftext|>",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_response>",
+    "\n\nUser:",
+    "\n\nAssistant: ",
+    "\n",
+    " ",
+    ".\n",
+    "\r\n",
+    "\x00",
+    "é",
+    "e\u0301",
+    "\U0001f9ee",
+    "\ufffd",
+    '{"name": ',
+    "}",
+)
+"""Pieces of text that break naive rendering: control tokens in words, marks of formats, whitespace, UTF-8 of every
+length."""
+
+
+def texts(max_pieces: int = 3) -> st.SearchStrategy[str]:
+    """Any text that UTF-8 can hold, rich in hostile pieces."""
+    return st.lists(st.sampled_from(HOSTILE) | st.text(max_size=6), max_size=max_pieces).map("".join)
+
+
+def json_objects() -> st.SearchStrategy[dict[str, Any]]:
+    leaves = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | texts(2)
+    values = st.recursive(
+        leaves, lambda v: st.lists(v, max_size=2) | st.dictionaries(texts(1), v, max_size=2), max_leaves=3
+    )
+    return st.dictionaries(texts(1), values, max_size=2)
+
+
+def tool_names() -> st.SearchStrategy[str]:
+    return st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,8}", fullmatch=True)
+
+
+def tools() -> st.SearchStrategy[Tool]:
+    return st.builds(lambda name, more: Tool({"name": name, "parameters": more}), tool_names(), json_objects())
+
+
+def tool_calls() -> st.SearchStrategy[ToolCall]:
+    arguments = json_objects().map(lambda value: json.dumps(value, ensure_ascii=False))
+    return st.builds(ToolCall, tool_names(), arguments)
+
+
+@st.composite
+def answers(
+    draw: st.DrawFn, *, thinking: bool = False, calls: bool = False, avoid: tuple[str, ...] = (), weights: bool = False
+) -> Message:
+    """An assistant message. `calls`: it calls tools. `avoid`: strings that its text must not hold."""
+    text = draw(texts().filter(lambda t: not any(a in t for a in avoid)))
+    thoughts = draw(texts()) if thinking and draw(st.booleans()) else ""
+    parts: list[Part] = [ThinkingPart(thoughts)] if thoughts else []
+    parts += [TextPart(text)] if text else []
+    called = draw(st.lists(tool_calls(), min_size=1, max_size=2)) if calls else []
+    return Message("assistant", tuple(parts), tool_calls=called, weight=draw(message_weights()) if weights else None)
+
+
+def message_weights() -> st.SearchStrategy[float]:
+    return st.sampled_from([0.0, 0.5, 1.0, 2.0])
+
+
+@st.composite
+def conversations(
+    draw: st.DrawFn,
+    *,
+    thinking: bool = False,
+    calls: bool = False,
+    avoid: tuple[str, ...] = (),
+    weights: bool = False,
+    max_turns: int = 2,
+) -> Conversation:
+    """Turns of a question, perhaps some steps of tool calls and results, and an answer; perhaps a system message first
+    and a question last. `weights`: every message has one."""
+
+    def said(role: str) -> Message:
+        return Message(role, draw(texts()), weight=draw(message_weights()) if weights else None)
+
+    def answered(calling: bool) -> Message:
+        return draw(answers(thinking=thinking, calls=calling, avoid=avoid, weights=weights))
+
+    messages = [said("system")] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(1, max_turns))):
+        messages.append(said("user"))
+        for _ in range(draw(st.integers(0, 2)) if calls else 0):
+            step = answered(True)
+            messages += [step, *(said("tool") for _ in step.tool_calls)]
+        messages.append(answered(False))
+    if draw(st.booleans()):
+        messages.append(said("user"))
+    return Conversation(messages, draw(st.lists(tools(), max_size=2)) if calls else ())
