@@ -41,6 +41,11 @@ class Model:
         unsupported. OSError: the system refused.
         """
 
+    @staticmethod
+    def random(config_json: str, seed: int) -> Model:
+        """Fresh weights for the shape in the text of a Hugging Face config.json: normal with standard deviation 0.02,
+        norms one, biases zero; the same for the same seed. ValueError for a configuration that is not supported."""
+
     def config_json(self) -> str:
         """The text of a Hugging Face config.json for this model in float32."""
 
@@ -283,3 +288,108 @@ class Sampler:
 
     @property
     def stats(self) -> _Stats: ...
+
+_Targets: TypeAlias = NDArray[np.int32]
+"""[T] or [T, K]."""
+
+@final
+class Trainer:
+    """Trains LoRA, or all weights (`lora_rank=None`), of a model on the CPU. One call at a time; others wait.
+
+    `threads` is 1 to the number of cores. `micro_batch_tokens` is how many tokens' activations may be alive at a
+    time; a longer row is taken alone. The same calls give the same bits on the same machine and number of threads.
+
+    A batch is tokens [T] int32, offsets [B + 1] int64, targets [T] or [T, K] int32. Before any work an id outside
+    the vocabulary, a falling offset, lengths that disagree, and a row longer than the context are refused with a
+    ShapeError that names row and position; a bad setting is a ConfigError. A NaN or infinite logprob, loss gradient
+    or gradient is a FloatingPointError. After any error the trainer is as it was.
+    """
+
+    def __new__(
+        cls,
+        model: Model,
+        *,
+        lora_rank: int | None,
+        lora_alpha: float,
+        seed: int,
+        train_attn: bool,
+        train_mlp: bool,
+        train_unembed: bool,
+        threads: int,
+        micro_batch_tokens: int,
+    ) -> Trainer: ...
+    @property
+    def step_count(self) -> int:
+        """Optimizer steps taken."""
+
+    @property
+    def num_trained(self) -> int:
+        """Parameters that the optimizer moves."""
+
+    def forward(self, tokens: _I32, offsets: _I64, targets: _Targets) -> _F32:
+        """Logprobs of the targets, in their shape."""
+
+    def forward_backward(
+        self,
+        tokens: _I32,
+        offsets: _I64,
+        targets: _Targets,
+        loss: str,
+        columns: dict[str, _F32],
+        options: dict[str, float | str],
+    ) -> tuple[_F32, float, dict[str, float]]:
+        """Add the gradient of a loss of `LOSSES`: (logprobs, loss, metrics).
+
+        `columns`: `weights` (shape of targets), `logprobs` (those the targets were sampled with), `advantages`,
+        `reference_logprobs`, [T] each. Metrics are named `name:reduction`, see `check_loss` for options.
+        """
+
+    def backward(self, tokens: _I32, offsets: _I64, targets: _Targets, grads: _F32) -> _F32:
+        """Add the gradient of a loss whose derivative by each target's logprob is `grads`; gives the logprobs."""
+
+    def optim_step(
+        self,
+        learning_rate: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        grad_clip_norm: float,
+    ) -> dict[str, float]:
+        """One AdamW step with decoupled weight decay: `grad_norm`, the global norm before clipping. Clears the
+        gradients, also when their norm is not finite (FloatingPointError, nothing else changes)."""
+
+    def zero_grad(self) -> None:
+        """Forget the accumulated gradients."""
+
+    def gradients(self) -> dict[str, _F32]:
+        """The accumulated gradient of every trained tensor, by name."""
+
+    def parameters(self) -> dict[str, _F32]:
+        """Every trained tensor: under Hugging Face's name, or PEFT's for LoRA factors."""
+
+    def set_parameters(self, tensors: dict[str, _F32]) -> None:
+        """Replace trained tensors by name: all that are given or, on an error, none."""
+
+    def save_state(self, path: str | os.PathLike[str]) -> None:
+        """Write trained values, moments and step count, exactly, as one safetensors file that appears whole or not at
+        all. Accumulated gradients are no part of it."""
+
+    def load_state(self, path: str | os.PathLike[str]) -> None:
+        """Go back to a saved state, exactly; clears the gradients. ValueError for a file of another model, rank or set
+        of targets, OSError for one that cannot be read."""
+
+    def snapshot(self) -> Snapshot:
+        """The weights as they are now, LoRA merged; later steps do not change them."""
+
+    def save_adapter(self, directory: str | os.PathLike[str], base_model: str = "") -> None:
+        """Write the LoRA factors in PEFT layout. ValueError when all weights are trained."""
+
+    def save_merged(self, directory: str | os.PathLike[str], dtype: str = "float32") -> None:
+        """Write config.json and model.safetensors of the merged weights; dtype is float32, float16 or bfloat16."""
+
+    def cancel(self) -> None:
+        """Stop the call that runs, between two micro-batches; it raises RuntimeError. Any thread may call this."""
+
+def matmul_rate(threads: int) -> float:
+    """Floating-point operations a second in float32 matrix products on that many threads, measured for a moment."""

@@ -1,5 +1,5 @@
 //! Model files: errors to Python, the model class, tokenizers in GGUF, adapters.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use numpy::{PyArray2, PyArrayMethods, PyReadonlyArray2, PyUntypedArrayMethods};
@@ -45,6 +45,20 @@ impl Model {
             weights: Arc::new(loaded.weights),
             ids: loaded.ids,
             unused: loaded.unused,
+        })
+    }
+
+    /// Fresh weights for the shape in the text of a Hugging Face config.json; the same for the same seed.
+    #[staticmethod]
+    fn random(py: Python<'_>, config_json: &str, seed: u64) -> PyResult<Self> {
+        let (cfg, ids) =
+            files::config_from_json(config_json, Path::new("config.json")).map_err(file_error)?;
+        let weights = Arc::new(py.detach(|| Weights::random(&cfg, seed)));
+        Ok(Self {
+            cfg,
+            weights,
+            ids,
+            unused: Vec::new(),
         })
     }
 

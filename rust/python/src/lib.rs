@@ -1,5 +1,6 @@
 //! `tinsmith._native`: the only door from Python into Rust.
 mod boundary;
+mod engine;
 mod kernels;
 
 use pyo3::prelude::*;
@@ -14,6 +15,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<snapshot::Snapshot>()?;
     files::register(m)?;
     m.add_class::<sampling::Sampler>()?;
+    engine::register(m)?;
     m.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     kernels::register(m)?;
     // PyO3 lists names as it adds them; the stub is the list that people read and stubtest checks.
