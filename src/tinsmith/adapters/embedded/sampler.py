@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tinsmith import _native
-from tinsmith.domain.errors import CancelledWorkError, ConfigError, ShapeError
+from tinsmith.domain.errors import CancelledWorkError, ConfigError, NonFiniteError, ShapeError
 from tinsmith.domain.tokens import Floats, Ints, ints
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.sampler import Completion, FinishReason, SampleResult, SamplingParams
@@ -55,6 +56,15 @@ class EmbeddedSampler:
             raise ConfigError(f"n={n}: at least 1")
         if len(prompt) >= self._context:
             raise ShapeError(f"a prompt of {len(prompt)} tokens leaves no room in a context of {self._context}")
+        return self._submit(prompt, params, n)
+
+    def score(self, tokens: Ints) -> Pending[Floats]:
+        tokens = self._check(tokens)
+        if len(tokens) > self._context:
+            raise ShapeError(f"{len(tokens)} tokens do not fit a context of {self._context}")
+        return self._submit(tokens, SamplingParams(max_tokens=1, prompt_logprobs=True), 0).then(_prompt_logprobs)
+
+    def _submit(self, prompt: Ints, params: SamplingParams, n: int) -> Pending[SampleResult]:
         future: concurrent.futures.Future[SampleResult] = concurrent.futures.Future()
         with self._wake:
             if self._closed:
@@ -67,7 +77,7 @@ class EmbeddedSampler:
                 top_k=params.top_k,
                 top_p=params.top_p,
                 seed=params.seed,
-                stop_ids=list(params.stop_ids),
+                stop_ids=params.stop_ids,
                 stop_strings=[s.encode() for s in params.stop],
                 prompt_logprobs=params.prompt_logprobs,
                 topk=params.top_logprobs,
@@ -77,20 +87,7 @@ class EmbeddedSampler:
                 self._thread = threading.Thread(target=self._drive, name="sample", daemon=True)
                 self._thread.start()
             self._wake.notify()
-        return Pending(future, on_cancel=lambda: self._cancel(request))
-
-    def score(self, tokens: Ints) -> Pending[Floats]:
-        tokens = self._check(tokens)
-        if len(tokens) > self._context:
-            raise ShapeError(f"{len(tokens)} tokens do not fit a context of {self._context}")
-        if len(tokens) == 1:
-            return Pending.of(np.full(1, np.nan, np.float32))
-        # The last token is scored as the one that sampling would give, so a full context still fits.
-        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=True)
-        return self._score(tokens, params)
-
-    def _score(self, tokens: Ints, params: SamplingParams) -> Pending[Floats]:
-        raise NotImplementedError
+        return Pending(future, on_cancel=lambda: self._native.cancel(request))
 
     def close(self) -> None:
         with self._wake:
@@ -109,9 +106,6 @@ class EmbeddedSampler:
             position = int(np.argmax((tokens < 0) | (tokens >= self._vocab_size)))
             raise ShapeError(f"token {tokens[position]} at {position} is outside the vocabulary of {self._vocab_size}")
         return tokens
-
-    def _cancel(self, request: int) -> None:
-        self._native.cancel(request)
 
     def _drive(self) -> None:
         while True:
@@ -135,19 +129,28 @@ class EmbeddedSampler:
             for item in finished:
                 with self._wake:
                     future = self._waiting.pop(item["id"])
-                if future.set_running_or_notify_cancel():
+                if not future.set_running_or_notify_cancel():
+                    continue
+                if item["error"] is not None:
+                    future.set_exception(NonFiniteError(item["error"]))
+                else:
                     future.set_result(_result(item))
 
 
-def _result(item: dict[str, Any]) -> SampleResult:
+def _prompt_logprobs(result: SampleResult) -> Floats:
+    assert result.prompt_logprobs is not None
+    return result.prompt_logprobs
+
+
+def _result(item: Mapping[str, Any]) -> SampleResult:
     completions = tuple(
         Completion(
             tokens=c["tokens"],
             logprobs=c["logprobs"],
             finish=FinishReason(c["stop_reason"]),
-            top_ids=c.get("top_ids"),
-            top_logprobs=c.get("top_logprobs"),
+            top_ids=c["top_ids"],
+            top_logprobs=c["top_logprobs"],
         )
         for c in item["completions"]
     )
-    return SampleResult(completions=completions, prompt_logprobs=item.get("prompt_logprobs"))
+    return SampleResult(completions=completions, prompt_logprobs=item["prompt_logprobs"])
