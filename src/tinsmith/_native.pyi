@@ -37,8 +37,8 @@ class Model:
         """Load a Hugging Face directory (Llama, Qwen2, Qwen3; safetensors in F32, F16, BF16, single or sharded) or a
         GGUF file (llama, qwen2, qwen3; F32, F16, BF16, Q4_0, Q4_1, Q8_0), widened to f32.
 
-        FileNotFoundError: nothing there, or a file of the model is missing. ValueError: malformed, cut short or
-        unsupported. OSError: the system refused.
+        ModelNotFoundError: nothing there, or a file of the model is missing. ModelError: malformed, cut short or
+        unsupported. WorldError: the system refused.
         """
 
     @staticmethod
@@ -75,7 +75,8 @@ class Model:
     def save_merged(self, directory: str | os.PathLike[str], dtype: str = "float32") -> None:
         """Write config.json and model.safetensors, which transformers loads; dtype is float32, float16 or bfloat16.
 
-        Each file appears whole or not at all. ValueError: a value beyond float16. OSError: the disk refused.
+        Each file appears whole or not at all. ConfigError: another dtype. ModelError: a value beyond float16. WorldError:
+        the disk refused.
         """
 
 def read_gguf_tokenizer(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -91,14 +92,14 @@ def save_adapter(
     base_model: str,
 ) -> None:
     """Write a LoRA adapter in PEFT layout. Names are `model.layers.0.self_attn.q_proj.lora_A.weight` of shape
-    [rank, in] and `...lora_B.weight` of shape [out, rank]. ValueError: a factor is missing or misshapen. OSError: the
+    [rank, in] and `...lora_B.weight` of shape [out, rank]. ModelError: a factor is missing or misshapen. WorldError: the
     disk refused."""
 
 def load_adapter(
     directory: str | os.PathLike[str],
 ) -> tuple[dict[str, Any], list[tuple[str, npt.NDArray[np.float32]]]]:
     """Read a LoRA adapter in PEFT layout: (rank, alpha, base_model and target_modules; named factors). Errors as
-    `Model.load`; DoRA, rsLoRA and other departures from plain LoRA are ValueErrors that name them."""
+    `Model.load`; DoRA, rsLoRA and other departures from plain LoRA are refused by name."""
 
 LOSSES: list[str]
 ADVANTAGE_ESTIMATORS: list[str]

@@ -125,14 +125,14 @@ def load_model(name: str = TINY, *, renderer: str | None = None, threads: int | 
     threads: processors to use; None takes all that this process may use.
     Raises ModelNotFoundError, ModelError, ConfigError.
     """
-    from tinsmith.adapters.embedded.model import load
+    from tinsmith import _native
     from tinsmith.adapters.huggingface.tokenizer import load_tokenizer
 
     available = cores()
     if threads is not None and not 1 <= threads <= available:
         raise ConfigError(f"threads={threads}: from 1 to {available}, the processors of this machine")
     path = model_path(name)
-    native = load(path)
+    native = _native.Model.load(path)
     tokenizer, stored = load_tokenizer(path)
     chosen = renderer or stored or rendering.recommended(name, tokenizer)
     rendering.get(chosen, tokenizer)  # an unknown format or one that lacks its control tokens is said before any work
@@ -146,7 +146,7 @@ def model_path(name: str) -> Path:
     if name == TINY:
         return Path(__file__).parent / "assets" / "tiny"
     if name == SMOLLM2:
-        from tinsmith.adapters.embedded.gguf_tokenizer import smollm2_path
+        from tinsmith.adapters.embedded.model import smollm2_path
 
         return smollm2_path()
     if name.startswith("hf://"):

@@ -11,7 +11,10 @@ use tinsmith_core::KernelError;
 /// The exceptions of `tinsmith.domain.errors`, looked up when one is raised.
 pub mod errors {
     pyo3::import_exception!(tinsmith.domain.errors, ConfigError);
+    pyo3::import_exception!(tinsmith.domain.errors, ModelError);
+    pyo3::import_exception!(tinsmith.domain.errors, ModelNotFoundError);
     pyo3::import_exception!(tinsmith.domain.errors, ShapeError);
+    pyo3::import_exception!(tinsmith.domain.errors, WorldError);
 }
 
 /// An error of a Rust crate that knows its Python exception.

@@ -3,25 +3,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use numpy::{PyArray2, PyArrayMethods, PyReadonlyArray2, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyFileNotFoundError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tinsmith_engine::files::{self, Adapter, AdapterTensor, FileError, SaveDtype, TokenIds};
 use tinsmith_engine::{ModelConfig, Weights};
 
+use crate::boundary::{IntoPyErr, enter, errors};
 use crate::snapshot::Snapshot;
 
-/// Nothing there: FileNotFoundError. The system refused: OSError with its errno. Else ValueError.
-pub fn file_error(error: FileError) -> PyErr {
-    let text = error.to_string();
-    match &error {
-        FileError::Missing { .. } => PyFileNotFoundError::new_err(text),
-        FileError::Io { source, .. } => match source.raw_os_error() {
-            // Two arguments let Python pick the subclass (PermissionError, ...).
-            Some(code) => PyOSError::new_err((code, text)),
-            None => PyOSError::new_err(text),
-        },
-        _ => PyValueError::new_err(text),
+impl IntoPyErr for FileError {
+    /// Nothing there: `ModelNotFoundError`. The system refused: `WorldError` with its errno. Else `ModelError`.
+    fn into_py_err(self) -> PyErr {
+        let message = self.to_string();
+        match &self {
+            Self::Missing { .. } => errors::ModelNotFoundError::new_err(message),
+            Self::Io { source, .. } => match source.raw_os_error() {
+                Some(code) => errors::WorldError::new_err((code, message)),
+                None => errors::WorldError::new_err(message),
+            },
+            _ => errors::ModelError::new_err(message),
+        }
     }
 }
 
@@ -39,7 +40,7 @@ impl Model {
     /// Load a Hugging Face directory or a .gguf file.
     #[staticmethod]
     fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let loaded = py.detach(|| files::load(&path)).map_err(file_error)?;
+        let loaded = enter(py, || files::load(&path))?;
         Ok(Self {
             cfg: loaded.config,
             weights: Arc::new(loaded.weights),
@@ -109,21 +110,20 @@ impl Model {
     #[pyo3(signature = (directory, dtype = "float32"))]
     fn save_merged(&self, py: Python<'_>, directory: PathBuf, dtype: &str) -> PyResult<()> {
         let dtype = SaveDtype::named(dtype).ok_or_else(|| {
-            PyValueError::new_err(format!(
+            errors::ConfigError::new_err(format!(
                 "dtype {dtype:?}: one of float32, float16, bfloat16"
             ))
         })?;
-        py.detach(|| files::save_merged(&directory, &self.cfg, &self.weights, dtype, &self.ids))
-            .map_err(file_error)
+        enter(py, || {
+            files::save_merged(&directory, &self.cfg, &self.weights, dtype, &self.ids)
+        })
     }
 }
 
 /// The tokenizer that a GGUF file carries.
 #[pyfunction]
 fn read_gguf_tokenizer(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
-    let found = py
-        .detach(|| files::gguf_tokenizer(&path))
-        .map_err(file_error)?;
+    let found = enter(py, || files::gguf_tokenizer(&path))?;
     let out = PyDict::new(py);
     out.set_item("model", found.model)?;
     out.set_item("pre", found.pre)?;
@@ -170,8 +170,7 @@ fn save_adapter(
         base_model,
         tensors,
     };
-    py.detach(|| files::save_adapter(&directory, &adapter))
-        .map_err(file_error)
+    enter(py, || files::save_adapter(&directory, &adapter))
 }
 
 /// Read a LoRA adapter in PEFT layout: (meta, tensors).
@@ -180,9 +179,7 @@ fn load_adapter(
     py: Python<'_>,
     directory: PathBuf,
 ) -> PyResult<(Bound<'_, PyDict>, NamedArrays<'_>)> {
-    let adapter = py
-        .detach(|| files::load_adapter(&directory))
-        .map_err(file_error)?;
+    let adapter = enter(py, || files::load_adapter(&directory))?;
     let meta = PyDict::new(py);
     meta.set_item("rank", adapter.rank)?;
     meta.set_item("alpha", adapter.alpha)?;
