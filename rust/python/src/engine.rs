@@ -15,8 +15,9 @@ use tinsmith_engine::batch::Batch;
 use tinsmith_engine::files::{self, Adapter, AdapterTensor, SaveDtype, TokenIds};
 use tinsmith_engine::train::{AdamW, Learn, Settings, TrainError, Trainer as Engine};
 
+use crate::boundary::enter;
 use crate::boundary::{IntoPyErr, enter, errors, slice};
-use crate::files::{Model, file_error};
+use crate::files::Model;
 use crate::kernels::{loss_options, parse_loss};
 use crate::snapshot::Snapshot;
 
@@ -374,8 +375,7 @@ impl Trainer {
             base_model: base_model.to_owned(),
             tensors,
         };
-        py.detach(|| files::save_adapter(&directory, &adapter))
-            .map_err(file_error)
+        enter(py, || files::save_adapter(&directory, &adapter))
     }
 
     /// Write config.json and model.safetensors of the merged weights; dtype is float32, float16 or bfloat16.
@@ -387,8 +387,9 @@ impl Trainer {
             ))
         })?;
         let (cfg, weights) = self.with(py, |engine| Ok(engine.snapshot()))?;
-        py.detach(|| files::save_merged(&directory, &cfg, &weights, dtype, &self.ids))
-            .map_err(file_error)
+        enter(py, || {
+            files::save_merged(&directory, &cfg, &weights, dtype, &self.ids)
+        })
     }
 
     /// Stops the call that runs, between two micro-batches; it raises RuntimeError.
