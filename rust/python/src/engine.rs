@@ -15,7 +15,6 @@ use tinsmith_engine::batch::Batch;
 use tinsmith_engine::files::{self, Adapter, AdapterTensor, SaveDtype, TokenIds};
 use tinsmith_engine::train::{AdamW, Learn, Settings, TrainError, Trainer as Engine};
 
-use crate::boundary::enter;
 use crate::boundary::{IntoPyErr, enter, errors, slice};
 use crate::files::Model;
 use crate::kernels::{loss_options, parse_loss};

@@ -52,8 +52,8 @@ impl Model {
     /// Fresh weights for the shape in the text of a Hugging Face config.json; the same for the same seed.
     #[staticmethod]
     fn random(py: Python<'_>, config_json: &str, seed: u64) -> PyResult<Self> {
-        let (cfg, ids) =
-            files::config_from_json(config_json, Path::new("config.json")).map_err(file_error)?;
+        let (cfg, ids) = files::config_from_json(config_json, Path::new("config.json"))
+            .map_err(IntoPyErr::into_py_err)?;
         let weights = Arc::new(py.detach(|| Weights::random(&cfg, seed)));
         Ok(Self {
             cfg,
