@@ -17,6 +17,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -302,6 +303,38 @@ def test_a_run_that_was_killed_equals_the_run_that_was_not(
     assert train(disk.mount(), clock, steps, **plan) is None, "a finished run is finished"
     assert outcome(disk.mount()) == expected
     assert expected["metrics"].count(b"\n") == steps + 1
+
+
+@pytest.mark.parametrize("survives", ["nothing", "all"])
+def test_a_process_killed_at_each_operation_then_a_power_cut_at_the_end(survives: str) -> None:
+    """What a killed process left in the page cache, names and bytes, the next one makes durable."""
+    plan = {"periodic": 3, "rolling": 1, "evaluations": 2}
+    calm = MemoryDisk().mount()
+    train(calm, FakeClock(), 3, **plan)
+    for operation in range(1, calm.operations + 1):
+        disk, clock = MemoryDisk(), FakeClock()
+        with pytest.raises(ProcessDied):
+            train(disk.mount(crash_at=operation), clock, 3, **plan)
+        disk.kill()
+        train(disk.mount(), clock, 3, **plan)
+        disk.power_cut(lambda n: 0 if survives == "nothing" else n)
+        assert train(disk.mount(), clock, 3, **plan) is None, f"the run that died at operation {operation} is lost"
+        assert outcome(disk.mount()) == outcome(calm)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_power_cut_at_each_operation(seed: int) -> None:
+    """Whatever part of what was not synced survives."""
+    plan = {"periodic": 3, "rolling": 1, "evaluations": 2}
+    calm = MemoryDisk().mount()
+    train(calm, FakeClock(), 3, **plan)
+    for operation in range(1, calm.operations + 1):
+        disk, clock, survives = MemoryDisk(), FakeClock(), Random(1000 * seed + operation)
+        with pytest.raises(ProcessDied):
+            train(disk.mount(operation, lambda n, s=survives: s.randint(0, n)), clock, 3, **plan)
+        disk.power_cut(lambda n, s=survives: s.randint(0, n))
+        train(disk.mount(), clock, 3, **plan)
+        assert outcome(disk.mount()) == outcome(calm), f"died at operation {operation}"
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))

@@ -28,7 +28,7 @@ class FileSystem(Protocol):
         ...
 
     def size(self, path: Path) -> int:
-        """Bytes in a file."""
+        """Bytes in a file; for a directory, any number or IsADirectoryError."""
         ...
 
     def stream(self, path: Path, chunk_bytes: int = 1 << 20) -> Iterator[bytes]: ...
@@ -65,9 +65,12 @@ class FileSystem(Protocol):
 def exists(files: FileSystem, path: Path) -> bool:
     """Whether a file or directory is there."""
     try:
-        return path.name in files.list(path.parent)
+        files.size(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except IsADirectoryError:
+        pass
+    return True
 
 
 def read(files: FileSystem, path: Path) -> bytes:
@@ -116,8 +119,11 @@ def write_atomic(files: FileSystem, path: Path, data: bytes) -> None:
 
 
 def make_directories(files: FileSystem, path: Path) -> None:
-    """Create a directory and its missing parents, durably."""
-    if path != path.parent and not exists(files, path):
+    """Create a directory and its missing parents, durably. One that is there may have been left by a process that was
+    killed before it made the name durable, so that is done in any case."""
+    if path == path.parent:
+        return
+    if not exists(files, path):
         make_directories(files, path.parent)
         files.make_directory(path)
-        files.sync(path.parent)
+    files.sync(path.parent)
