@@ -8,3 +8,6 @@ pub mod norm;
 pub mod project;
 pub mod rope;
 pub mod swiglu;
+
+#[cfg(test)]
+mod tests;

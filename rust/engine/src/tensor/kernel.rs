@@ -279,3 +279,68 @@ macro_rules! detect {
 }
 detect!(f32, avx512_f32, avx2_f32, plain_f32);
 detect!(f64, avx512_f64, avx2_f64, plain_f64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every walk of every table, for tables that this machine can run, gives what the portable one gives.
+    fn tables_agree<T: Real>(tables: &[Kernels<T>], plain: &Kernels<T>, tolerance: f64) {
+        let number = |i: usize| T::of(((i * 7919) % 1013) as f64 / 500.0 - 1.0);
+        let a: Vec<T> = (0..64 * LANES * ROWS).map(number).collect();
+        let b: Vec<T> = (0..64 * LANES).map(|i| number(i + 5)).collect();
+        let init: Vec<T> = (0..ROWS * LANES).map(|i| number(i + 11)).collect();
+        let walks: [(fn(&Kernels<T>) -> TileFn<T>, usize, usize, usize, usize); 4] = [
+            (|k| k.adjacent, ROWS, 37, 0, 5),
+            (|k| k.weight_t, 3 * ROWS * ROWS, 4, 3, ROWS),
+            (|k| k.features, ROWS * LANES, 2, 0, ROWS),
+            (|k| k.feature, ROWS * LANES, 2, 0, 1),
+        ];
+        for (pick, block, blocks, rest, rows) in walks {
+            let run = |kernels: &Kernels<T>| {
+                let mut c = vec![T::ZERO; ROWS * LANES];
+                let tile = Tile {
+                    a: a.as_ptr(),
+                    block,
+                    blocks,
+                    rest,
+                    b: b.as_ptr(),
+                    init: init.as_ptr(),
+                    c: c.as_mut_ptr(),
+                    rows,
+                    alpha: T::of(0.5),
+                };
+                // SAFETY: a, b, init and c are longer than any walk above reaches.
+                unsafe { pick(kernels)(&tile) };
+                c
+            };
+            let wanted = run(plain);
+            for table in tables {
+                for (got, want) in run(table).iter().zip(&wanted) {
+                    assert!(
+                        (got.f64() - want.f64()).abs() <= tolerance,
+                        "{got:?} {want:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_instruction_set_gives_the_same_tiles() {
+        let (mut f32s, mut f64s) = (Vec::new(), Vec::new());
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                f32s.push(avx2_f32::KERNELS);
+                f64s.push(avx2_f64::KERNELS);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                f32s.push(avx512_f32::KERNELS);
+                f64s.push(avx512_f64::KERNELS);
+            }
+        }
+        tables_agree::<f32>(&f32s, &plain_f32::KERNELS, 1e-4);
+        tables_agree::<f64>(&f64s, &plain_f64::KERNELS, 1e-12);
+    }
+}

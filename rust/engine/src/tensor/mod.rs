@@ -10,3 +10,6 @@ pub use lanes::{Act, LANES, Lanes};
 pub use product::{Packed, outer, panels_of, product_rate};
 pub(crate) use real::vectorized;
 pub use real::{Isa, Real, isa};
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use crate::tensor::{Exec, Lanes, Real};
 use crate::train::net::{Learn, Net};
 use crate::train::params::{Grads, Param, add_grads, zero_grads};
 use crate::train::plan::Plan;
-use crate::train::walk::{Part, Workspace};
+use crate::train::walk::{Keep, Part, Workspace};
 use crate::train::{AdamW, TrainError, optim};
 use crate::weights::Weights;
 
@@ -20,7 +20,8 @@ use crate::weights::Weights;
 pub struct Settings {
     pub learn: Learn,
     pub threads: usize,
-    /// Tokens whose activations may be alive at a time, over all threads. A longer row is taken alone.
+    /// Tokens whose activations may be alive at a time, over all threads. A longer row is taken alone, and its layers
+    /// are computed again in the backward pass, so that it needs little more.
     pub micro_batch_tokens: usize,
 }
 
@@ -232,9 +233,12 @@ impl<T: Real> Trainer<T> {
                         exec,
                     };
                     let mut logprobs = vec![T::ZERO; part.targets.len()];
-                    worker
-                        .workspace
-                        .forward(net, part, loss.is_some(), &mut logprobs);
+                    let keep = match loss {
+                        None => Keep::Nothing,
+                        Some(_) if span.len() > budget => Keep::Inputs,
+                        Some(_) => Keep::All,
+                    };
+                    worker.workspace.forward(net, part, keep, &mut logprobs);
                     all_finite(batch, &span, &logprobs, "logprob")?;
                     let Some(loss) = loss else {
                         return Ok((span, logprobs, None));

@@ -12,11 +12,21 @@ use crate::train::head::HeadLearner;
 use crate::train::net::{Layer, Net, Vector};
 use crate::train::params::Grads;
 
-/// What a layer keeps between its forward and its backward pass, `[panels][...]` each.
+/// What the forward pass leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: no backward pass follows.
+    Nothing,
+    /// The input of each layer; its backward pass begins with its forward pass again.
+    Inputs,
+    /// All that the backward pass reads.
+    All,
+}
+
+/// What a layer computes before its output and its backward pass reads, `[panels][...]` each.
 #[derive(Debug, Default)]
-struct Saved<T> {
-    /// The residual stream before attention, and 1 / rms of it.
-    x: Vec<Lanes<T>>,
+struct Inner<T> {
+    /// 1 / rms of the input.
     scale: Vec<Lanes<T>>,
     /// Normed and rotated.
     qkv: Vec<Lanes<T>>,
@@ -33,10 +43,13 @@ struct Saved<T> {
 /// Activations of one micro-batch, reused from one to the next.
 #[derive(Debug, Default)]
 pub struct Workspace<T> {
-    saved: Vec<Saved<T>>,
+    keep: Option<Keep>,
+    /// The residual stream before each layer and after the last; two in turn when nothing is kept.
+    inputs: Vec<Vec<Lanes<T>>>,
+    /// One a layer, or one for all.
+    inner: Vec<Inner<T>>,
     /// cos and sin of each panel, `[panels][head_dim]`.
     turn: Vec<Lanes<T>>,
-    last: Vec<Lanes<T>>,
     last_scale: Vec<Lanes<T>>,
     hidden: Vec<Lanes<T>>,
     head: HeadState<T>,
@@ -79,72 +92,82 @@ fn each_panel<T: Real>(
 }
 
 impl<T: Real> Workspace<T> {
-    /// Logprobs of the targets, `[tokens * per_position]`. With `keep`, `backward` may follow.
-    pub fn forward(&mut self, net: &Net<T>, part: Part<T>, keep: bool, logprobs: &mut [T]) {
+    /// Logprobs of the targets, `[tokens * per_position]`. `backward` may follow unless nothing is kept.
+    pub fn forward(&mut self, net: &Net<T>, part: Part<T>, keep: Keep, logprobs: &mut [T]) {
         let c = &net.config;
         let (panels, width, exec) = (part.layout.panels(), c.hidden, part.exec);
-        let slots = if keep { c.n_layers } else { c.n_layers.min(1) };
-        if self.saved.len() < slots {
-            self.saved.resize_with(slots, Saved::default);
-        }
+        self.keep = Some(keep);
+        let inputs = if keep == Keep::Nothing {
+            2
+        } else {
+            c.n_layers + 1
+        };
+        self.inputs
+            .resize_with(inputs.max(self.inputs.len()), Vec::new);
+        let inner = if keep == Keep::All { c.n_layers } else { 1 };
+        self.inner
+            .resize_with(inner.max(self.inner.len()), Inner::default);
         let turn = grow(&mut self.turn, panels * c.head_dim);
         for (p, turn) in turn.chunks_mut(c.head_dim).enumerate() {
             part.rope
                 .panel(&part.layout.positions()[p * LANES..(p + 1) * LANES], turn);
         }
-        let mut x = std::mem::take(self.saved.first_mut().map_or(&mut self.last, |s| &mut s.x));
-        embed(part, width, grow(&mut x, panels * width));
-        for (l, layer) in net.layers.iter().enumerate() {
-            let slot = if keep { l } else { 0 };
-            self.saved[slot].x = x;
-            let next = if slot + 1 < slots {
-                &mut self.saved[slot + 1].x
+        embed(part, width, grow(&mut self.inputs[0], panels * width));
+        for l in 0..c.n_layers {
+            let (from, to) = if keep == Keep::Nothing {
+                (l % 2, (l + 1) % 2)
             } else {
-                &mut self.last
+                (l, l + 1)
             };
-            x = std::mem::take(next);
-            self.layer_forward(net, layer, slot, part, grow(&mut x, panels * width));
-            if !keep && l + 1 < net.layers.len() {
-                // The slot's own x is free now; it becomes the next layer's output.
-                self.last = std::mem::take(&mut self.saved[0].x);
-            }
+            let mut out = std::mem::take(&mut self.inputs[to]);
+            grow(&mut out, panels * width);
+            let slot = if keep == Keep::All { l } else { 0 };
+            let out_now = Some(&mut out[..panels * width]);
+            self.layer_forward(net, &net.layers[l], (from, slot), part, out_now);
+            self.inputs[to] = out;
         }
-        self.last = x;
+        let last = if keep == Keep::Nothing {
+            c.n_layers % 2
+        } else {
+            c.n_layers
+        };
+        let last = &self.inputs[last][..panels * width];
         let hidden = grow(&mut self.hidden, panels * width);
         norm(
             &net.final_norm,
             net,
-            &self.last,
+            last,
             hidden,
             grow(&mut self.last_scale, panels),
             exec,
         );
-        let k = part.per_position;
+        let (k, kept) = (part.per_position, keep != Keep::Nothing);
         target_logprobs(
             &net.head.weight,
             hidden,
             part.targets,
             k,
-            keep,
+            kept,
             &mut self.head,
             logprobs,
             exec,
         );
     }
 
+    /// Layer `layer` from input `from` through `inner[slot]`; without `out`, up to what the backward pass reads.
     fn layer_forward(
         &mut self,
         net: &Net<T>,
         layer: &Layer<T>,
-        slot: usize,
+        (from, slot): (usize, usize),
         part: Part<T>,
-        out: &mut [Lanes<T>],
+        out: Option<&mut [Lanes<T>]>,
     ) {
         let c = &net.config;
         let (panels, width, exec) = (part.layout.panels(), c.hidden, part.exec);
         let heads = Heads::of(c);
-        let s = &mut self.saved[slot];
-        let x = &s.x[..panels * width];
+        let s = &mut self.inner[slot];
+        let x = &self.inputs[from][..panels * width];
         let normed = grow(&mut self.normed, panels * width);
         norm(
             &layer.attn_norm,
@@ -217,6 +240,7 @@ impl<T: Real> Workspace<T> {
             .gate_up
             .weight
             .mul(Act::new(normed, width), gate_up, None, exec);
+        let Some(out) = out else { return };
         let act = grow(&mut self.act, panels * inner);
         each_panel(exec, (act, inner), (&mut [], 0), |p, act, _| {
             swiglu(&gate_up[p * 2 * inner..(p + 1) * 2 * inner], act);
@@ -252,7 +276,7 @@ impl<T: Real> Workspace<T> {
             exec,
         );
         let d_x = grow(&mut self.d_x, panels * width);
-        let last = &self.last[..panels * width];
+        let last = &self.inputs[c.n_layers][..panels * width];
         norm_back(
             &net.final_norm,
             last,
@@ -268,11 +292,15 @@ impl<T: Real> Workspace<T> {
             if !net.learns_below(l + 1) {
                 return;
             }
-            self.mlp_backward(net, layer, l, part, grads);
+            let slot = if self.keep == Some(Keep::All) { l } else { 0 };
+            if self.keep == Some(Keep::Inputs) {
+                self.layer_forward(net, layer, (l, slot), part, None);
+            }
+            self.mlp_backward(net, layer, slot, part, grads);
             if !net.learns_from_attention_of(l) {
                 return;
             }
-            self.attention_backward(net, layer, l, part, grads);
+            self.attention_backward(net, l, slot, part, grads);
         }
         if let Some(id) = net.embed {
             let d_embed = &mut grads[id];
@@ -289,14 +317,14 @@ impl<T: Real> Workspace<T> {
         &mut self,
         net: &Net<T>,
         layer: &Layer<T>,
-        l: usize,
+        slot: usize,
         part: Part<T>,
         grads: &mut Grads<T>,
     ) {
         let c = &net.config;
         let (panels, width, inner, exec) =
             (part.layout.panels(), c.hidden, c.intermediate, part.exec);
-        let s = &self.saved[l];
+        let s = &self.inner[slot];
         let d_x = &mut self.d_x[..panels * width];
         let act = grow(&mut self.act, panels * inner);
         layer
@@ -352,15 +380,16 @@ impl<T: Real> Workspace<T> {
     fn attention_backward(
         &mut self,
         net: &Net<T>,
-        layer: &Layer<T>,
         l: usize,
+        slot: usize,
         part: Part<T>,
         grads: &mut Grads<T>,
     ) {
+        let layer = &net.layers[l];
         let c = &net.config;
         let (panels, width, exec) = (part.layout.panels(), c.hidden, part.exec);
         let (q, qk, all) = (c.q_dim(), c.q_dim() + c.kv_dim(), c.qkv_dim());
-        let s = &self.saved[l];
+        let s = &self.inner[slot];
         let d_x = &mut self.d_x[..panels * width];
         let attended = &s.attended[..panels * q];
         layer.o.gradients(
@@ -405,7 +434,7 @@ impl<T: Real> Workspace<T> {
                 }
             }
         }
-        let x = &s.x[..panels * width];
+        let x = &self.inputs[l][..panels * width];
         let d_qkv = Act::new(d_qkv, all);
         if layer.qkv.learns() {
             let normed = grow(&mut self.normed, panels * width);
