@@ -290,7 +290,8 @@ mod tests {
         let a: Vec<T> = (0..64 * LANES * ROWS).map(number).collect();
         let b: Vec<T> = (0..64 * LANES).map(|i| number(i + 5)).collect();
         let init: Vec<T> = (0..ROWS * LANES).map(|i| number(i + 11)).collect();
-        let walks: [(fn(&Kernels<T>) -> TileFn<T>, usize, usize, usize, usize); 4] = [
+        type Pick<T> = fn(&Kernels<T>) -> TileFn<T>;
+        let walks: [(Pick<T>, usize, usize, usize, usize); 4] = [
             (|k| k.adjacent, ROWS, 37, 0, 5),
             (|k| k.weight_t, 3 * ROWS * ROWS, 4, 3, ROWS),
             (|k| k.features, ROWS * LANES, 2, 0, ROWS),

@@ -308,13 +308,12 @@ impl<T: Real> Trainer<T> {
     }
 
     /// One AdamW step with the accumulated gradients, which are then cleared; gives their global norm before
-    /// clipping. When that is not finite only the gradients are cleared. Without any gradient it is refused.
+    /// clipping. When that is not finite only the gradients are cleared. With none
+    /// accumulated they are zero.
     pub fn optim_step(&mut self, settings: &AdamW) -> Result<f64, TrainError> {
         settings.check()?;
         if self.grads.is_empty() {
-            return Err(TrainError::Input(
-                "no gradient was accumulated since the last optimizer step".into(),
-            ));
+            self.grads = zero_grads(&self.params);
         }
         let grads = std::mem::take(&mut self.grads);
         let (params, step) = (&mut self.params, self.step + 1);
