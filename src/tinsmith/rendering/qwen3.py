@@ -144,6 +144,8 @@ class Qwen3(Renderer):
             self._thinking is not Thinking.NONE and in_last_turn and (last or bool(thinking))
         )
         supplied = block and self._thinking is Thinking.OFF
+        if last and not block and (self._thinking is Thinking.OFF or thinking):
+            raise RenderError(f"message {out.message}: no question comes before it, so {self.name} writes no thinking")
         if supplied and thinking.strip("\n"):
             raise RenderError(f"message {out.message}: {self.name} cannot train thinking; the format `qwen3` can")
         if block and supplied:

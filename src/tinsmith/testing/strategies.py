@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -35,45 +36,56 @@ HOSTILE = (
 length."""
 
 
+@cache
 def texts(max_pieces: int = 3) -> st.SearchStrategy[str]:
     """Any text that UTF-8 can hold, rich in hostile pieces."""
     return st.lists(st.sampled_from(HOSTILE) | st.text(max_size=6), max_size=max_pieces).map("".join)
 
 
+@cache
 def json_objects() -> st.SearchStrategy[dict[str, Any]]:
-    leaves = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | texts(2)
-    values = st.recursive(
-        leaves, lambda v: st.lists(v, max_size=2) | st.dictionaries(texts(1), v, max_size=2), max_leaves=3
-    )
-    return st.dictionaries(texts(1), values, max_size=2)
+    """Objects two levels deep."""
+    values = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | texts(2) | st.lists(texts(1), max_size=2)
+    return st.dictionaries(texts(1), values | st.dictionaries(texts(1), values, max_size=1), max_size=2)
 
 
+@cache
 def tool_names() -> st.SearchStrategy[str]:
-    return st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,8}", fullmatch=True)
+    return st.text("abXY_09.-", min_size=1, max_size=6)
 
 
+@cache
 def tools() -> st.SearchStrategy[Tool]:
     return st.builds(lambda name, more: Tool({"name": name, "parameters": more}), tool_names(), json_objects())
 
 
+@cache
 def tool_calls() -> st.SearchStrategy[ToolCall]:
     arguments = json_objects().map(lambda value: json.dumps(value, ensure_ascii=False))
     return st.builds(ToolCall, tool_names(), arguments)
 
 
-@st.composite
+@cache
 def answers(
-    draw: st.DrawFn, *, thinking: bool = False, calls: bool = False, avoid: tuple[str, ...] = (), weights: bool = False
-) -> Message:
+    *, thinking: bool = False, calls: bool = False, avoid: tuple[str, ...] = (), weights: bool = False
+) -> st.SearchStrategy[Message]:
     """An assistant message. `calls`: it calls tools. `avoid`: strings that its text must not hold."""
-    text = draw(texts().filter(lambda t: not any(a in t for a in avoid)))
-    thoughts = draw(texts()) if thinking and draw(st.booleans()) else ""
-    parts: list[Part] = [ThinkingPart(thoughts)] if thoughts else []
-    parts += [TextPart(text)] if text else []
-    called = draw(st.lists(tool_calls(), min_size=1, max_size=2)) if calls else []
-    return Message("assistant", tuple(parts), tool_calls=called, weight=draw(message_weights()) if weights else None)
+
+    def build(text: str, thoughts: str, called: list[ToolCall], weight: float | None) -> Message:
+        parts: list[Part] = [ThinkingPart(thoughts)] if thoughts else []
+        parts += [TextPart(text)] if text else []
+        return Message("assistant", tuple(parts), tool_calls=called, weight=weight)
+
+    return st.builds(
+        build,
+        texts().filter(lambda text: not any(a in text for a in avoid)),
+        st.just("") | texts() if thinking else st.just(""),
+        st.lists(tool_calls(), min_size=1, max_size=2) if calls else st.just([]),
+        message_weights() if weights else st.none(),
+    )
 
 
+@cache
 def message_weights() -> st.SearchStrategy[float]:
     return st.sampled_from([0.0, 0.5, 1.0, 2.0])
 
@@ -91,8 +103,10 @@ def conversations(
     """Turns of a question, perhaps some steps of tool calls and results, and an answer; perhaps a system message first
     and a question last. `weights`: every message has one."""
 
+    weight = message_weights() if weights else st.none()
+
     def said(role: str) -> Message:
-        return Message(role, draw(texts()), weight=draw(message_weights()) if weights else None)
+        return Message(role, draw(texts()), weight=draw(weight))
 
     def answered(calling: bool) -> Message:
         return draw(answers(thinking=thinking, calls=calling, avoid=avoid, weights=weights))
