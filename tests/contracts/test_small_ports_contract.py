@@ -1,4 +1,4 @@
-"""The contracts of blobs, rows, metrics, time and tokenizers, kept by the fakes and by the adapters."""
+"""The contracts of blobs, rows, metrics and time, kept by the fakes and by the adapters."""
 
 import contextlib
 import gzip
@@ -17,13 +17,12 @@ from tinsmith.adapters.local.jsonl import JsonlSource
 from tinsmith.adapters.objectstore.rows import BlobRows
 from tinsmith.adapters.objectstore.store import ObjectStore
 from tinsmith.adapters.tracking.local import ConsoleRunLog, JsonlRunLog
-from tinsmith.testing import FakeClock, FakeTokenizer, MemoryBlobStore, MemoryRunLog, MemorySource
+from tinsmith.testing import FakeClock, MemoryBlobStore, MemoryRunLog, MemorySource
 from tinsmith.testing.contracts import (
     BlobStoreContract,
     ClockContract,
     DatasetSourceContract,
     RunLogContract,
-    TokenizerContract,
 )
 
 
@@ -175,6 +174,3 @@ class TestFakeClock(ClockContract):
         return FakeClock()
 
 
-class TestFakeTokenizer(TokenizerContract):
-    def make(self):
-        return FakeTokenizer()

