@@ -172,5 +172,3 @@ class TestSystemClock(ClockContract):
 class TestFakeClock(ClockContract):
     def make(self):
         return FakeClock()
-
-

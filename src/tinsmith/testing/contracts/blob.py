@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import pytest
@@ -92,15 +93,14 @@ class BlobStoreContract:
                     if data not in values:
                         torn.append(data)
 
-            reader = threading.Thread(target=read)
+            reader = threading.Thread(target=read, daemon=True)
             reader.start()
-            writers = [threading.Thread(target=store.put, args=("x", value)) for value in values for _ in range(3)]
-            for writer in writers:
-                writer.start()
-            for writer in writers:
-                writer.join()
-            stop.set()
-            reader.join()
+            try:
+                with ThreadPoolExecutor(4) as pool:
+                    list(pool.map(lambda value: store.put("x", value), values * 3))
+            finally:
+                stop.set()
+                reader.join(60)
             assert not torn
             assert store.get("x") in values
             assert store.list() == ["x"]

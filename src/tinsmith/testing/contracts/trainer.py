@@ -466,7 +466,7 @@ class TrainerContract:
     def test_closing_cancels_what_waits_and_refuses_what_comes(self) -> None:
         with self.fresh() as trainer:
             batch = random_batch(trainer.info, [min(64, trainer.info.context)] * 8, 0)
-            waiting = [trainer.forward_backward(batch, CROSS_ENTROPY) for _ in range(30)]
+            waiting = [trainer.forward_backward(batch, CROSS_ENTROPY) for _ in range(16)]
             trainer.close()
             cancelled = 0
             for pending in waiting:
