@@ -2,6 +2,18 @@
 
 import inspect
 
+from tinsmith.testing import FakeTokenizer
+
+
+class SmallTokenizer(FakeTokenizer):
+    """26 letters and a control token: contracts make many models, and a small one shows as much."""
+
+    def __init__(self):
+        super().__init__(["<|end|>"])
+        self._special = {"<|end|>": 26}
+        self._bytes = [bytes([ord("a") + i]) for i in range(26)] + [b"<|end|>"]
+
+
 EXAMPLES = {
     "lengths": ([4, 3], [2, 6, 1], [5]),
     "first": ([3], [2, 2], [5]),

@@ -3,11 +3,12 @@
 from typing import ClassVar
 
 import numpy as np
+from faults import SmallTokenizer
 
-from tinsmith.testing import FakeTokenizer, FakeTrainer, MemoryBlobStore
+from tinsmith.testing import FakeTrainer, MemoryBlobStore
 from tinsmith.testing.contracts import SamplerContract, TrainerContract
 
-TOKENIZER = FakeTokenizer()
+TOKENIZER = SmallTokenizer()
 
 
 class TestFakeTrainer(TrainerContract):

@@ -3,15 +3,15 @@
 import attrs
 import numpy as np
 import pytest
-from faults import laws_of, run_law
+from faults import SmallTokenizer, laws_of, run_law
 
 from tinsmith.domain.errors import TinsmithError
 from tinsmith.domain.tokens import floats, ints
 from tinsmith.ports.sampler import FinishReason
-from tinsmith.testing import FakeSampler, FakeTokenizer, FakeTrainer, backend
+from tinsmith.testing import FakeSampler, FakeTrainer, backend
 from tinsmith.testing.contracts import SamplerContract
 
-TOKENIZER = FakeTokenizer()
+TOKENIZER = SmallTokenizer()
 
 
 class LogprobsAreTempered(FakeSampler):

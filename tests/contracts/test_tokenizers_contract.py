@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tinsmith import bootstrap
 from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
 from tinsmith.adapters.huggingface.tokenizer import HuggingFaceTokenizer, load_tokenizer
-from tinsmith.domain.errors import MissingExtraError
+from tinsmith.domain.errors import ModelNotFoundError
 from tinsmith.testing import FakeTokenizer
 from tinsmith.testing.contracts import TokenizerContract
 
@@ -53,7 +53,7 @@ class TestByteLevelBpe(TokenizerContract):
 def smollm2():
     try:
         return load_tokenizer(bootstrap.model_path(bootstrap.SMOLLM2))[0]
-    except MissingExtraError as error:
+    except ModelNotFoundError as error:
         return pytest.skip(str(error))
 
 

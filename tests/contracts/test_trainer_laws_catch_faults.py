@@ -8,15 +8,15 @@ from typing import ClassVar
 import attrs
 import numpy as np
 import pytest
-from faults import laws_of, run_law
+from faults import SmallTokenizer, laws_of, run_law
 
 from tinsmith.domain.errors import TinsmithError
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.trainer import OptimResult, TrainResult
-from tinsmith.testing import FakeSampler, FakeTokenizer, FakeTrainer, MemoryBlobStore, backend
+from tinsmith.testing import FakeSampler, FakeTrainer, MemoryBlobStore, backend
 from tinsmith.testing.contracts import TrainerContract
 
-TOKENIZER = FakeTokenizer()
+TOKENIZER = SmallTokenizer()
 
 
 class Mean(FakeTrainer):
