@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -43,4 +44,4 @@ def group_advantages(
     rows = [np.asarray(r, np.float64) for r in rewards]
     offsets = offsets_of([len(r) for r in rows])
     flat = _native.group_advantages(np.concatenate([*rows, np.zeros(0)]), offsets, estimator, eps, int(k))
-    return np.split(flat, offsets[1:-1]) if rows else []
+    return [flat[a:b] for a, b in pairwise(offsets.tolist())]
