@@ -247,7 +247,7 @@ def shortened(state: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
-    [(Path.unlink, "No such file"), (damaged, "its bytes have changed"), (shortened, "2 bytes instead of 5")],
+    [(Path.unlink, "it is not there"), (damaged, "its bytes have changed"), (shortened, "2 bytes instead of 5")],
 )
 def test_a_spoiled_checkpoint_gives_way_to_an_older_one(path: Path, spoil: Callable[[Path], None], reason: str) -> None:
     trained(path)
@@ -262,6 +262,30 @@ def test_a_spoiled_checkpoint_gives_way_to_an_older_one(path: Path, spoil: Calla
         assert [line["step"] for line in run.read_metrics()] == [0, 1]
         run.record_step(2, {}, datums="")
         assert save(run, "periodic", 3) == "000003-periodic-r1", "names are never used again"
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_state_may_be_a_file_with_a_suffix_and_the_run_may_move(path: Path, absolute: bool) -> None:
+    with open_at(path) as run:
+        run.resume(no_load)
+        for step in (1, 2):
+            run.record_step(step - 1, {}, datums="")
+            name = run.checkpoint_name("rolling", step)
+            state = run.checkpoints / f"{name}.safetensors"
+            state.write_text("state")
+            run.record_checkpoint("rolling", step, str(state) if absolute else name, {})
+        (run.checkpoints / "000003-rolling.safetensors").write_text("half a state")
+    moved = path.rename(path.with_name("moved"))
+    loaded: list[str] = []
+    with open_at(moved) as run:
+        assert run.resume(loaded.append) is not None
+        state = moved / "checkpoints" / "000002-rolling.safetensors"
+        assert loaded == [str(state) if absolute else "000002-rolling"]
+        assert list((moved / "checkpoints").iterdir()) == [state]
+    state.write_text("stale")
+    with open_at(moved) as run:
+        assert run.resume(no_load) is None
+        assert any("its bytes have changed" in note for note in run.notes)
 
 
 def test_a_checkpoint_that_does_not_load_gives_way_too_but_not_to_a_failing_world(path: Path) -> None:

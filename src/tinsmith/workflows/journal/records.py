@@ -77,10 +77,12 @@ class Checkpoint:
     """"periodic", "rolling" or "final"."""
     step: int
     handle: str
-    """What `Trainer.load_state` takes."""
+    """What `Trainer.load_state` takes; a path inside the run directory is relative to it here."""
+    inside: bool = False
+    """Whether `handle` is such a path."""
     cursor: dict[str, Any]
     sha256: str | None = None
-    """Of `checkpoints/<name>`, when the trainer keeps the state there; else None."""
+    """Of the state, when the trainer keeps it as `checkpoints/<name>` or `checkpoints/<name>.<suffix>`; else None."""
     size: int | None = None
     rollouts: dict[str, int] = field(factory=dict)
     """Bytes of each rollout file that belong to steps before `step`."""

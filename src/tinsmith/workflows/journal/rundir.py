@@ -57,8 +57,9 @@ class ResumePoint:
     handle: str
 
 
-def _point(checkpoint: Checkpoint) -> ResumePoint:
-    return ResumePoint(step=checkpoint.step, cursor=checkpoint.cursor, name=checkpoint.name, handle=checkpoint.handle)
+def _is_state(entry: str, name: str) -> bool:
+    """Whether an entry of checkpoints/ is the state of the checkpoint `name`."""
+    return entry == name or entry.startswith(f"{name}.")
 
 
 class RunDirectory:
@@ -181,12 +182,12 @@ class RunDirectory:
     @property
     def last_checkpoint(self) -> ResumePoint | None:
         """The newest checkpoint, e.g. that of a finished run; not verified."""
-        return _point(self._checkpoints[-1]) if self._checkpoints else None
+        return self._point(self._checkpoints[-1]) if self._checkpoints else None
 
     @property
     def checkpoints(self) -> Path:
-        """Where a trainer on this machine is to keep its states: each as the file or directory `checkpoints/<name>`,
-        which is then verified before it is loaded."""
+        """Where a trainer on this machine is to keep its states: each as the file or directory `checkpoints/<name>`
+        or `<name>.<suffix>`, which is then verified before it is loaded."""
         return self.path / CHECKPOINTS
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -231,7 +232,7 @@ class RunDirectory:
         self._outputs.rewrite(self._config, kept)
         self._delete = delete
         self._prune()
-        return _point(checkpoint) if checkpoint else None
+        return self._point(checkpoint) if checkpoint else None
 
     def _choose(self, load: Callable[[str], object]) -> Record | None:
         usable = {c.name for c in self._checkpoints}
@@ -243,7 +244,7 @@ class RunDirectory:
             problem = self._problem(event)
             if problem is None:
                 try:
-                    load(event.handle)
+                    load(self._point(event).handle)
                 except WorldError:
                     raise
                 except (OSError, ValueError) as error:
@@ -261,7 +262,10 @@ class RunDirectory:
         if checkpoint.sha256 is None:
             return None
         try:
-            size, sha256 = digest(self._files, self.checkpoints / checkpoint.name)
+            state = self._state(checkpoint.name)
+            if state is None:
+                return "it is not there"
+            size, sha256 = digest(self._files, state)
         except OSError as error:
             return error.strerror or str(error)
         if size != checkpoint.size:
@@ -272,9 +276,10 @@ class RunDirectory:
         """Remove states that no checkpoint names: half of one that was being saved, or one whose time was over."""
         with self._journal.guard(self.checkpoints):
             make_directories(self._files, self.checkpoints)
-            strays = set(self._files.list(self.checkpoints)) - {c.name for c in self._checkpoints}
-            for name in sorted(strays):
-                self._files.remove(self.checkpoints / name)
+            entries = self._files.list(self.checkpoints)
+            strays = [e for e in entries if not any(_is_state(e, c.name) for c in self._checkpoints)]
+            for entry in strays:
+                self._files.remove(self.checkpoints / entry)
             if strays:
                 self._files.sync(self.checkpoints)
 
@@ -336,25 +341,37 @@ class RunDirectory:
             self._journal.append(Deleted(name=old.name), sync=True)
             self._checkpoints.remove(old)
             if self._delete is not None:
-                self._delete(old.handle)
+                self._delete(self._point(old).handle)
 
     def _verified(self, name: str, keep: Keep, step: int, handle: str, cursor: dict[str, Any]) -> Checkpoint:
         """The record of a state, which is durable and has been read back when it is in this directory."""
-        path, size, sha256 = self.checkpoints / name, None, None
-        with self._journal.guard(path):
-            if exists(self._files, path):
-                sync_tree(self._files, path)
-                size, sha256 = digest(self._files, path)
+        size = sha256 = None
+        with self._journal.guard(self.checkpoints / name):
+            state = self._state(name)
+            if state is not None:
+                sync_tree(self._files, state)
+                size, sha256 = digest(self._files, state)
+        inside = Path(handle).is_relative_to(self.path)
         return Checkpoint(
             name=name,
             keep=keep,
             step=step,
-            handle=handle,
+            handle=Path(handle).relative_to(self.path).as_posix() if inside else handle,
+            inside=inside,
             cursor=cursor,
             sha256=sha256,
             size=size,
             rollouts=self._outputs.rollouts_before(step),
         )
+
+    def _state(self, name: str) -> Path | None:
+        """Where the state of a checkpoint is, if it is here."""
+        entries = self._files.list(self.checkpoints)
+        return next((self.checkpoints / entry for entry in entries if _is_state(entry, name)), None)
+
+    def _point(self, checkpoint: Checkpoint) -> ResumePoint:
+        handle = str(self.path / checkpoint.handle) if checkpoint.inside else checkpoint.handle
+        return ResumePoint(step=checkpoint.step, cursor=checkpoint.cursor, name=checkpoint.name, handle=handle)
 
     def write_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]], *, name: str = "train") -> None:
         """Add a line an episode to `rollouts/<name>.jsonl`, whose steps never fall; call it before what came of them is
