@@ -154,6 +154,8 @@ fn soften<T: Real>(scores: &mut [Lanes<T>], max: &mut Lanes<T>, sum: &mut Lanes<
 vectorized! {
 fn scale_rows<T: Real>(rows: &mut [Lanes<T>], by: &Lanes<T>) {
     for row in rows {
+        // Opaque, or the compiler makes vectors across rows, with gathers, rather than along lanes.
+        let row = std::hint::black_box(row);
         for l in 0..LANES {
             row.0[l] *= by.0[l];
         }

@@ -5,7 +5,7 @@ use crate::tensor::lanes::grow;
 use crate::tensor::{Act, Exec, LANES, Lanes, Packed, Real, Shared, vectorized};
 
 /// Bytes of logits that a micro-batch may keep between its forward and its backward pass.
-const KEEP_BYTES: usize = 32 << 20;
+const KEEP_BYTES: usize = 64 << 20;
 /// Bytes of head weights that stay in cache while the panels pass.
 const GROUP_BYTES: usize = 256 << 10;
 

@@ -1,4 +1,6 @@
 //! RMSNorm (Zhang and Sennrich 2019, eq. 4): `y = x / rms(x) * w`, `rms(x) = sqrt(mean(x^2) + eps)`.
+use std::hint::black_box;
+
 use crate::tensor::{LANES, Lanes, Real, vectorized};
 
 vectorized! {
@@ -15,11 +17,7 @@ pub fn rms_norm<T: Real>(x: &[Lanes<T>], weight: &[T], eps: T, out: &mut [Lanes<
     for l in 0..LANES {
         scale.0[l] = T::ONE / (squares[l] / n + eps).sqrt();
     }
-    for ((row, out), &w) in x.iter().zip(out).zip(weight) {
-        for l in 0..LANES {
-            out.0[l] = row.0[l] * scale.0[l] * w;
-        }
-    }
+    scale_rows(x, weight, &scale, out);
     scale
 }
 }
@@ -27,12 +25,19 @@ pub fn rms_norm<T: Real>(x: &[Lanes<T>], weight: &[T], eps: T, out: &mut [Lanes<
 vectorized! {
 /// The forward pass again, from a known `1 / rms`.
 pub fn rms_norm_again<T: Real>(x: &[Lanes<T>], weight: &[T], scale: &Lanes<T>, out: &mut [Lanes<T>]) {
+    scale_rows(x, weight, scale, out);
+}
+}
+
+#[inline(always)]
+fn scale_rows<T: Real>(x: &[Lanes<T>], weight: &[T], scale: &Lanes<T>, out: &mut [Lanes<T>]) {
     for ((row, out), &w) in x.iter().zip(out).zip(weight) {
+        // Opaque, or the compiler makes vectors across rows, with gathers, rather than along lanes.
+        let w = black_box(w);
         for l in 0..LANES {
             out.0[l] = row.0[l] * scale.0[l] * w;
         }
     }
-}
 }
 
 vectorized! {
