@@ -2,7 +2,7 @@
 //! rows of [`Lanes`](super::Lanes) and A is read as broadcast scalars at strides known when compiled.
 //! Every product of the engine, attention included, is a walk of such tiles.
 use super::lanes::LANES;
-use super::real::{Isa, Real, isa};
+use super::real::{Real, isa};
 
 /// Rows of a full tile.
 pub const ROWS: usize = 8;
@@ -76,7 +76,14 @@ impl<T: Real> Vector for Plain<T> {
     }
     #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
+        Self(std::array::from_fn(|i| {
+            // Fused where that is an instruction; elsewhere it would be a call.
+            if cfg!(target_arch = "aarch64") {
+                a.0[i].mul_add(b.0[i], self.0[i])
+            } else {
+                self.0[i] + a.0[i] * b.0[i]
+            }
+        }))
     }
 }
 
@@ -268,9 +275,9 @@ macro_rules! detect {
             pub(super) fn detect() -> Self {
                 match isa() {
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512 => $avx512::KERNELS,
+                    $crate::tensor::Isa::Avx512 => $avx512::KERNELS,
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 => $avx2::KERNELS,
+                    $crate::tensor::Isa::Avx2 => $avx2::KERNELS,
                     _ => $plain::KERNELS,
                 }
             }

@@ -34,6 +34,8 @@ pub trait Real:
     fn of(value: f64) -> Self;
     fn f64(self) -> f64;
     fn sqrt(self) -> Self;
+    /// `self * a + b`, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
     fn ln(self) -> Self;
     /// e^x; a NaN stays a NaN. In f32 a branch-free polynomial (2 ulp) that the compiler can vectorise.
     fn exp(self) -> Self;
@@ -68,6 +70,10 @@ impl Real for f32 {
     #[inline(always)]
     fn sqrt(self) -> Self {
         self.sqrt()
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        self.mul_add(a, b)
     }
     #[inline(always)]
     fn ln(self) -> Self {
@@ -122,6 +128,10 @@ impl Real for f64 {
     #[inline(always)]
     fn sqrt(self) -> Self {
         self.sqrt()
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        self.mul_add(a, b)
     }
     #[inline(always)]
     fn ln(self) -> Self {
