@@ -1,8 +1,9 @@
 """Make the tiny model that ships with tinsmith: `make tiny`, some minutes on two cores, the same bits each time.
 
-Three steps, each with a fixed seed: write small talk, counting and sums as chats; train a small BPE on them; train a
-random model on them with the supervised recipe. A part of the sums is answered wrongly on purpose: the model learns how
-to add *and* that answers are sloppy, which leaves reinforcement learning something to teach.
+Each step has a fixed seed: write small talk, counting and sums as chats; train a small BPE on them; train a random
+model on them with the supervised recipe, so that it can add; train it further on chats in which a part of the sums is
+answered wrongly, so that it does not. It then knows how to add *and* that answers are sloppy, which leaves
+reinforcement learning something to teach within a minute.
 """
 
 from __future__ import annotations
@@ -70,7 +71,13 @@ WORDS = [
     "summer",
 ]
 WRONG = 0.55
-"""Share of the sums that get a wrong answer."""
+"""Share of the sums that get a wrong answer in the second part of the training."""
+COMMON = [
+    *("lora.rank=0", "batch_size=256", "adam.grad_clip_norm=1.0", "adam.weight_decay=0.01"),
+    *("checkpoints.every=0", "checkpoints.rolling_every=100"),
+]
+CLEAN = ["learning_rate=3e-3", "lr_schedule=cosine", "warmup_steps=20"]
+SLOPPY = ["learning_rate=1e-3", "lr_schedule=linear"]
 
 
 def sums(rng: random.Random, wrong: float) -> tuple[str, str]:
@@ -111,10 +118,10 @@ def talking(rng: random.Random) -> tuple[str, str]:
     )
 
 
-def chats(seed: int, count: int) -> Iterator[dict[str, object]]:
+def chats(seed: int, count: int, wrong: float) -> Iterator[dict[str, object]]:
     rng = random.Random(seed)
     for _ in range(count):
-        kind = rng.choices([lambda r: sums(r, WRONG), counting, comparing, talking], weights=[70, 10, 8, 12])[0]
+        kind = rng.choices([lambda r: sums(r, wrong), counting, comparing, talking], weights=[70, 10, 8, 12])[0]
         asked, answered = kind(rng)
         yield {
             "messages": [
@@ -147,16 +154,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/make-tiny"))
     parser.add_argument("--out", type=Path, default=Path("src/tinsmith/assets/tiny"))
-    parser.add_argument("--examples", type=int, default=120_000)
+    parser.add_argument("--examples", type=int, default=150_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("overrides", nargs="*", help="further key=value for the supervised recipe")
     arguments = parser.parse_args()
 
     start = arguments.work / "start"
     start.mkdir(parents=True, exist_ok=True)
-    rows = list(chats(arguments.seed, arguments.examples))
-    data = arguments.work / "chats.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = list(chats(arguments.seed, arguments.examples, 0.0))
+    sloppy = list(chats(arguments.seed + 1, arguments.examples * 2 // 5, WRONG))
+    for name, part in (("clean", rows), ("sloppy", sloppy)):
+        (arguments.work / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
 
     filler = ["user\n", "assistant\n", "system\n", "\\boxed{", "}", "####"] * 2000
     texts = [m["content"] for row in rows[:20_000] for m in row["messages"]]  # type: ignore[attr-defined, index]
@@ -169,20 +176,13 @@ def main() -> None:
     from tinsmith import _native
 
     _native.Model.random(json.dumps(CONFIG), arguments.seed).save_merged(start)
-    command = [
-        *(sys.executable, "-m", "tinsmith", "sl-basic", f"model={start}", f"data={data}"),
-        *("lora.rank=0", "batch_size=256", "learning_rate=3e-3", "lr_schedule=cosine", "warmup_steps=20"),
-        *(
-            "adam.grad_clip_norm=1.0",
-            "adam.weight_decay=0.01",
-            "num_epochs=1",
-            "checkpoints.every=0",
-            "checkpoints.rolling_every=50",
-        ),
-        *(f"seed={arguments.seed}", f"log_path={arguments.work / 'run'}", *arguments.overrides),
-    ]
-    subprocess.run(command, check=True)
-    final = arguments.work / "run" / "final"
+    final = start
+    for name, options in (("clean", CLEAN), ("sloppy", SLOPPY)):
+        run = arguments.work / f"run-{name}"
+        data = arguments.work / f"{name}.jsonl"
+        command = [sys.executable, "-m", "tinsmith", "sl-basic", f"model={final}", f"data={data}", f"log_path={run}"]
+        subprocess.run([*command, f"seed={arguments.seed}", *COMMON, *options], check=True)
+        final = run / "final"
     arguments.out.mkdir(parents=True, exist_ok=True)
     _native.Model.load(final).save_merged(arguments.out, "float16")
     for name in ("tokenizer.json", "tokenizer_config.json"):

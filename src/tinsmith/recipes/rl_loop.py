@@ -24,11 +24,11 @@ from tinsmith.ports.progress import Progress
 class Config:
     model: str = option("tiny", help="model to start from")
     log_path: Path = option(Path("runs/rl-loop"), help="where metrics.jsonl and the trained model go")
-    groups_per_batch: int = option(32, help="problems a step", min=1)
-    group_size: int = option(16, help="attempts at each problem", min=2)
-    max_steps: int = option(40, help="steps", min=1)
+    groups_per_batch: int = option(128, help="problems a step", min=1)
+    group_size: int = option(4, help="attempts at each problem", min=2)
+    max_steps: int = option(80, help="steps", min=1)
     max_tokens: int = option(8, help="tokens an attempt may sample", min=1)
-    learning_rate: float = option(2e-3, help="constant", exclusive_min=0)
+    learning_rate: float = option(2e-3, help="falls linearly to 0", exclusive_min=0)
     lora_rank: int = option(32, help="rank of the adapters", min=1)
     seed: int = option(0, help="fixes adapters, problems and samples", min=0)
 
@@ -76,7 +76,7 @@ def run(config: Config, progress: Progress) -> int:
             if datums:
                 batch = ts.Batch.of(datums)
                 trained = trainer.forward_backward(batch, ts.LossSpec("importance_sampling"))
-                stepped = trainer.optim_step(ts.AdamW(config.learning_rate))
+                stepped = trainer.optim_step(ts.AdamW(config.learning_rate * (1 - step / config.max_steps)))
                 metrics["num_loss_tokens"] = batch.num_loss_tokens
                 metrics["loss"] = trained.result().loss
                 metrics.update(stepped.result().metrics)
