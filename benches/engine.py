@@ -69,9 +69,16 @@ def main() -> None:
     arguments = parser.parse_args()
     rate = _native.matmul_rate(arguments.threads)
     print(f"matrix products at {rate / 1e9:.0f} GFLOP/s on {arguments.threads} threads")
-    print(
-        f"{'job':14}{'ours tok/s':>12}{'peer tok/s':>12}{'ratio':>8}{'range':>14}{'of bound':>10}{'MB ours':>9}{'peer':>7}"
+    heads = (
+        ("ours tok/s", 12),
+        ("peer tok/s", 12),
+        ("ratio", 8),
+        ("range", 14),
+        ("bound", 10),
+        ("MB ours", 9),
+        ("peer", 7),
     )
+    print(f"{'job':14}" + "".join(f"{name:>{width}}" for name, width in heads))
     for job in arguments.jobs:
         ours = Worker(sys.executable, "engine_ours.py", arguments.threads)
         peer = Worker(arguments.peer, "engine_peer.py", arguments.threads)

@@ -75,8 +75,8 @@ class Model:
     def save_merged(self, directory: str | os.PathLike[str], dtype: str = "float32") -> None:
         """Write config.json and model.safetensors, which transformers loads; dtype is float32, float16 or bfloat16.
 
-        Each file appears whole or not at all. ConfigError: another dtype. ModelError: a value beyond float16. WorldError:
-        the disk refused.
+        Each file appears whole or not at all. ConfigError: another dtype. ModelError: a value beyond float16.
+        WorldError: the disk refused.
         """
 
 def read_gguf_tokenizer(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def save_adapter(
     base_model: str,
 ) -> None:
     """Write a LoRA adapter in PEFT layout. Names are `model.layers.0.self_attn.q_proj.lora_A.weight` of shape
-    [rank, in] and `...lora_B.weight` of shape [out, rank]. ModelError: a factor is missing or misshapen. WorldError: the
-    disk refused."""
+    [rank, in] and `...lora_B.weight` of shape [out, rank]. ModelError: a factor is missing or misshapen. WorldError:
+    the disk refused."""
 
 def load_adapter(
     directory: str | os.PathLike[str],

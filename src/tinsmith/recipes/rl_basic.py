@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from attrs import frozen
@@ -75,7 +74,6 @@ def run(config: Config, progress: Progress) -> int:
         trainer = common.make_trainer(model, config, directory)
         reference = model.sampler() if config.kl_penalty_coef else None
         try:
-            began = time.monotonic()
             loop = RLLoop(
                 trainer,
                 problems,
@@ -86,23 +84,23 @@ def run(config: Config, progress: Progress) -> int:
                 test=test,
                 decode=model.tokenizer.decode,
             )
-            last = loop.run()
-            seconds = time.monotonic() - began
+            loop.run()
             if config.export != "none":
                 model.export(trainer, directory.path / "final", config.export)
         finally:
             trainer.close()
             if reference is not None:
                 reference.close()
-        report(progress, directory, last, seconds)
+        report(progress, directory)
     return 0
 
 
-def report(progress: Progress, directory: RunDirectory, last: Mapping[str, float], seconds: float) -> None:
+def report(progress: Progress, directory: RunDirectory) -> None:
+    """Before and after, time and rate, and where the run is."""
     lines = common.read_metrics(directory.path)
     prefix = "test/env/all" if any("test/env/all/correct" in line for line in lines) else "env/all"
     measured = [line for line in lines if f"{prefix}/correct" in line]
-    tokens = sum(line.get("env/all/total_ac_tokens", 0) + line.get("num_loss_tokens", 0) for line in lines)
+    tokens = sum(line.get("env/all/total_ac_tokens", 0) + line.get("num_tokens", 0) for line in lines)
     spent = sum(line.get("time/step", 0.0) for line in lines)
     progress.table(
         "result",

@@ -62,6 +62,7 @@ def run(config: Config, progress: Progress) -> int:
         finally:
             trainer.close()
     progress.table("result", ["metric", "value"], [[name, metrics[name]] for name in SHOWN if name in metrics])
+    progress.note(f"run directory: {path}")
     return 0
 
 

@@ -141,7 +141,7 @@ class RLLoop:
         }
         batch = self._assemble(groups)
         if batch is None:  # every group was constant: there is nothing to learn from, and that is said
-            metrics["num_loss_tokens"] = 0
+            metrics["num_tokens"] = metrics["num_loss_tokens"] = 0
             policy = self._trainer.sampler()
         else:
             if self._reference is not None:
@@ -157,6 +157,7 @@ class RLLoop:
             policy = self._trainer.sampler()
             trained = [(part, train.result(), optim.result()) for part, train, optim in submitted]
             metrics["optim/lr"] = adam.learning_rate
+            metrics["num_tokens"] = batch.num_tokens
             metrics["num_loss_tokens"] = batch.num_loss_tokens
             metrics.update(_policy_metrics([(part, result) for part, result, _ in trained], "optim"))
             metrics.update(_mean_metrics([{**result.metrics, **optim.metrics} for _, result, optim in trained]))
