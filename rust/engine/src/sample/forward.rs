@@ -3,7 +3,7 @@ use crate::weights::LayerWeights;
 
 use super::buffer::{Buffer, Packed};
 use super::choose::{Row, Scratch};
-use super::kernels::{COLS, LANES, Line, ROWS, Tile};
+use super::kernels::{COLS, LANES, Line, ROWS, Rows, Tile, flat};
 use super::kv::{PAGE, PageShape, Pool};
 use super::model::{Layer, Model};
 use super::plan::{AttentionItem, Outcome, Plan, Task};
@@ -136,57 +136,50 @@ struct Step<'a> {
     model: &'a Model,
     work: &'a Work,
     gate: &'a Gate,
+    threads: usize,
     w: Widths,
     shape: PageShape,
 }
 
 /// Run the plan. All threads of the gate call it with the same arguments but `local`.
 pub fn forward(model: &Model, work: &Work, gate: &Gate, threads: usize, local: &mut Local) {
+    let (w, shape) = (Widths::new(model), PageShape::new(&model.cfg));
     let step = Step {
         model,
         work,
         gate,
-        w: Widths::new(model),
-        shape: PageShape::new(&model.cfg),
-    };
-    step.embed();
-    let buffers = &work.buffers;
-    let (rows, heads) = (work.plan.rows(), work.plan.heads.len());
-    let (last, before) = match model.layers.split_last() {
-        Some(split) => split,
-        None => return,
-    };
-    for (index, layer) in before.iter().enumerate() {
-        let weights = &model.weights.layers[index];
-        step.attend(index, layer, weights, threads, local);
-        step.finish_layer(
-            layer,
-            weights,
-            &buffers.x,
-            &buffers.att,
-            rows,
-            threads,
-            local,
-        );
-    }
-    let weights = &model.weights.layers[before.len()];
-    step.attend(before.len(), last, weights, threads, local);
-    // From here on only the rows whose logits are wanted.
-    step.gather();
-    step.finish_layer(
-        last,
-        weights,
-        &buffers.head_x,
-        &buffers.head_att,
-        heads,
         threads,
-        local,
-    );
-    step.norm(&buffers.head_x, &model.weights.final_norm, heads);
+        w,
+        shape,
+    };
+    let (buffers, heads) = (&work.buffers, work.plan.heads.len());
+    step.embed();
+    let all = Residual {
+        x: &buffers.x,
+        att: &buffers.att,
+        rows: work.plan.rows(),
+    };
+    // After the last attention only the rows whose logits are wanted.
+    let wanted = Residual {
+        x: &buffers.head_x,
+        att: &buffers.head_att,
+        rows: heads,
+    };
+    for (index, layer) in model.layers.iter().enumerate() {
+        let weights = &model.weights.layers[index];
+        step.attend(index, layer, weights, local);
+        if index + 1 < model.layers.len() {
+            step.finish_layer(layer, weights, all, local);
+        } else {
+            step.gather();
+            step.finish_layer(layer, weights, wanted, local);
+        }
+    }
+    step.norm(wanted.x, &model.weights.final_norm, heads);
     let mut jobs = 0;
     for start in (0..heads).step_by(step.w.head_rows()) {
         let count = step.w.head_rows().min(heads - start);
-        step.head(start, count, threads, local);
+        step.head(start, count, local);
         let more = work.plan.jobs[jobs..]
             .iter()
             .take_while(|job| job.head < start + count)
@@ -194,6 +187,14 @@ pub fn forward(model: &Model, work: &Work, gate: &Gate, threads: usize, local: &
         step.choose(start, jobs, more, local);
         jobs += more;
     }
+}
+
+/// Rows of the residual stream and what attention gives for them.
+#[derive(Clone, Copy)]
+struct Residual<'a> {
+    x: &'a Buffer,
+    att: &'a Buffer,
+    rows: usize,
 }
 
 // SAFETY: of all blocks below: an item touches only its own rows or columns of a buffer that its phase
@@ -238,24 +239,15 @@ impl Step<'_> {
     }
 
     /// Attention of all rows, into `att`; keys and values go to the cache.
-    fn attend(
-        &self,
-        index: usize,
-        layer: &Layer,
-        weights: &LayerWeights<f32>,
-        threads: usize,
-        local: &mut Local,
-    ) {
+    fn attend(&self, index: usize, layer: &Layer, weights: &LayerWeights<f32>, local: &mut Local) {
         let (buffers, w) = (&self.work.buffers, &self.w);
         let rows = self.work.plan.rows();
         self.norm(&buffers.x, &weights.attn_norm, rows);
         let bias = weights.qkv_bias.as_deref();
+        let input = Input::new(&buffers.h, w.hidden, rows);
         self.product(
-            &buffers.h,
-            w.hidden,
-            rows,
+            input,
             &layer.qkv,
-            threads,
             &mut local.tile,
             |row, pair, tile| unsafe {
                 let out = buffers.qkv.slice_mut(row * w.qkv + pair * COLS, COLS);
@@ -379,7 +371,16 @@ impl Step<'_> {
                 let second = pages
                     .get(2 * pair + 1)
                     .map_or(first, |page| page.add(offset));
-                (kernels.tile)(count, queries.as_ptr(), dim, first, second, dim, tile);
+                (kernels.tile)(
+                    Rows {
+                        first: queries.as_ptr(),
+                        stride: dim,
+                        rows: count,
+                    },
+                    [first, second],
+                    dim,
+                    tile,
+                );
                 for (r, row) in tile.0[..count].iter().enumerate() {
                     let out = &mut scores[r * lines + 2 * pair..][..2];
                     out[0].0.copy_from_slice(&row[..LANES]);
@@ -388,7 +389,8 @@ impl Step<'_> {
             }
             let mut sums = [0.0; ROWS];
             for (r, query) in item.queries.clone().enumerate() {
-                sums[r] = (kernels.softmax)(&mut scores[r * lines..][..lines], keys_of(query));
+                sums[r] =
+                    (kernels.softmax)(flat(&mut scores[r * lines..][..lines]), keys_of(query));
             }
             let chunks = dim.div_ceil(LANES);
             for chunk in (0..chunks).step_by(2) {
@@ -397,8 +399,12 @@ impl Step<'_> {
                         .values(index, item.kv_head, chunk.min(chunks - 1))
                 };
                 let offsets = [value(chunk), value(chunk + 1)];
-                let p = scores.as_ptr().cast();
-                (kernels.paged)(count, p, lines * LANES, pages, offsets, keys, tile);
+                let p = Rows {
+                    first: scores.as_ptr().cast(),
+                    stride: lines * LANES,
+                    rows: count,
+                };
+                (kernels.paged)(p, pages, offsets, keys, tile);
                 let width = COLS.min(dim - chunk * LANES);
                 for (r, query) in item.queries.clone().enumerate() {
                     let (row, column) = place(query);
@@ -429,66 +435,53 @@ impl Step<'_> {
         });
     }
 
-    /// Output projection and MLP, added to `x`.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the same for all rows and for those of the head"
-    )]
+    /// Output projection and MLP, added to the residual stream.
     fn finish_layer(
         &self,
         layer: &Layer,
         weights: &LayerWeights<f32>,
-        x: &Buffer,
-        att: &Buffer,
-        rows: usize,
-        threads: usize,
+        residual: Residual,
         local: &mut Local,
     ) {
         let (buffers, w) = (&self.work.buffers, &self.w);
-        let kernels = &self.model.kernels;
+        let Residual { x, att, rows } = residual;
         let add = |row: usize, pair: usize, tile: &[f32; COLS]| unsafe {
             let out = x.slice_mut(row * w.hidden + pair * COLS, COLS);
             out.iter_mut().zip(tile).for_each(|(out, y)| *out += y);
         };
-        self.product(att, w.att, rows, &layer.o, threads, &mut local.tile, add);
+        self.product(Input::new(att, w.att, rows), &layer.o, &mut local.tile, add);
         self.norm(x, &weights.mlp_norm, rows);
+        let input = Input::new(&buffers.h, w.hidden, rows);
         self.product(
-            &buffers.h,
-            w.hidden,
-            rows,
+            input,
             &layer.gate_up,
-            threads,
             &mut local.tile,
             |row, pair, tile| unsafe {
-                (kernels.swiglu)(
-                    tile,
-                    buffers.mlp.slice_mut(row * w.mlp + pair * LANES, LANES),
-                );
+                let out = buffers.mlp.slice_mut(row * w.mlp + pair * LANES, LANES);
+                if let Some(out) = out.first_chunk_mut() {
+                    (self.model.kernels.swiglu)(tile, out);
+                }
             },
         );
         self.product(
-            &buffers.mlp,
-            w.mlp,
-            rows,
+            Input::new(&buffers.mlp, w.mlp, rows),
             &layer.down,
-            threads,
             &mut local.tile,
             add,
         );
     }
 
     /// Logits of `count` head rows from `start` on.
-    fn head(&self, start: usize, count: usize, threads: usize, local: &mut Local) {
+    fn head(&self, start: usize, count: usize, local: &mut Local) {
         let (buffers, w) = (&self.work.buffers, &self.w);
-        let tile = &mut local.tile;
-        self.product_from(
-            &buffers.h,
-            start,
-            w.hidden,
-            count,
+        let input = Input {
+            first: start,
+            ..Input::new(&buffers.h, w.hidden, count)
+        };
+        self.product(
+            input,
             &self.model.head,
-            threads,
-            tile,
+            &mut local.tile,
             |row, pair, tile| unsafe {
                 buffers
                     .logits
@@ -537,58 +530,59 @@ impl Step<'_> {
         });
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the shape of a product")]
+    /// One phase: `finish(row, pair, columns)` for each row of `a`, counted from 0, and each pair of panels of `b`.
     fn product(
         &self,
-        a: &Buffer,
-        lda: usize,
-        rows: usize,
+        a: Input,
         b: &Packed,
-        threads: usize,
         tile: &mut Tile,
         finish: impl Fn(usize, usize, &[f32; COLS]),
     ) {
-        self.product_from(a, 0, lda, rows, b, threads, tile, finish);
-    }
-
-    /// One phase: `finish(row, pair, columns)` for each row of `a` from `first` on (counted from 0) and each
-    /// pair of panels of `b`.
-    #[expect(clippy::too_many_arguments, reason = "the shape of a product")]
-    fn product_from(
-        &self,
-        a: &Buffer,
-        first: usize,
-        lda: usize,
-        rows: usize,
-        b: &Packed,
-        threads: usize,
-        tile: &mut Tile,
-        finish: impl Fn(usize, usize, &[f32; COLS]),
-    ) {
-        let mut block = BLOCK.min(rows.next_multiple_of(ROWS).max(ROWS));
-        while block > ROWS && b.pairs * rows.div_ceil(block) < 3 * threads {
+        let mut block = BLOCK.min(a.rows.next_multiple_of(ROWS).max(ROWS));
+        while block > ROWS && b.pairs * a.rows.div_ceil(block) < 3 * self.threads {
             block = (block / 2).next_multiple_of(ROWS);
         }
-        self.gate.phase(b.pairs * rows.div_ceil(block), |item| {
+        self.gate.phase(b.pairs * a.rows.div_ceil(block), |item| {
             let (start, pair) = (item / b.pairs * block, item % b.pairs);
-            let [b0, b1] = b.pair(pair);
-            for row in (start..rows.min(start + block)).step_by(ROWS) {
-                let count = ROWS.min(rows - row);
+            for row in (start..a.rows.min(start + block)).step_by(ROWS) {
+                let rows = ROWS.min(a.rows - row);
                 unsafe {
+                    let first = a.buffer.ptr().add((a.first + row) * a.stride);
                     (self.model.kernels.tile)(
-                        count,
-                        a.ptr().add((first + row) * lda),
-                        lda,
-                        b0,
-                        b1,
+                        Rows {
+                            first,
+                            stride: a.stride,
+                            rows,
+                        },
+                        b.pair(pair),
                         b.k,
                         tile,
-                    )
-                };
-                for (r, columns) in tile.0[..count].iter().enumerate() {
+                    );
+                }
+                for (r, columns) in tile.0[..rows].iter().enumerate() {
                     finish(row + r, pair, columns);
                 }
             }
         });
+    }
+}
+
+/// Rows of a buffer that go into a product.
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    buffer: &'a Buffer,
+    first: usize,
+    stride: usize,
+    rows: usize,
+}
+
+impl<'a> Input<'a> {
+    fn new(buffer: &'a Buffer, stride: usize, rows: usize) -> Self {
+        Self {
+            buffer,
+            first: 0,
+            stride,
+            rows,
+        }
     }
 }

@@ -11,6 +11,7 @@ mod kernels;
 mod kv;
 mod model;
 mod plan;
+mod register;
 mod request;
 mod rng;
 mod schedule;
