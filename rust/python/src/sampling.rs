@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tinsmith_engine::sample::{
@@ -18,6 +18,7 @@ impl IntoPyErr for SampleError {
         let message = self.to_string();
         match self {
             Self::Invalid(_) | Self::TooLarge { .. } => errors::ConfigError::new_err(message),
+            Self::Memory(_) => PyMemoryError::new_err(message),
             Self::NotFinite { .. } | Self::Broken => PyRuntimeError::new_err(message),
         }
     }

@@ -1,11 +1,11 @@
 //! One step of the model: phases of independent items, each thread taking the next free one.
 use crate::weights::LayerWeights;
 
-use super::buffer::{Buffer, Packed};
+use super::buffer::Buffer;
 use super::choose::{Row, Scratch};
 use super::kernels::{COLS, LANES, Line, ROWS, Rows, Tile, flat};
 use super::kv::{PAGE, PageShape, Pool};
-use super::model::{Layer, Model};
+use super::model::{Layer, Model, Packed};
 use super::plan::{AttentionItem, Outcome, Plan, Task};
 use super::rng::uniform;
 use super::team::Gate;
@@ -554,7 +554,7 @@ impl Step<'_> {
                             stride: a.stride,
                             rows,
                         },
-                        b.pair(pair),
+                        self.model.pair(b, pair),
                         b.k,
                         tile,
                     );

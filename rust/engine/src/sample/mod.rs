@@ -111,6 +111,7 @@ impl Sampler {
         let model = team
             .pool()
             .install(|| Model::new(cfg.clone(), weights, kernels));
+        let model = model.map_err(|error| SampleError::Memory(error.to_string()))?;
         let work = Work {
             plan: Plan::default(),
             pool,

@@ -84,6 +84,11 @@ impl Request {
                 "a prompt of {len} tokens leaves no room in a context of {context}"
             ));
         }
+        if self.n == 0 && !self.prompt_logprobs {
+            return refuse(
+                "n = 0 asks for nothing: with prompt_logprobs it scores the prompt".into(),
+            );
+        }
         if u32::try_from(self.n).is_err() {
             return refuse(format!("n = {}: too many completions", self.n));
         }
@@ -151,6 +156,8 @@ pub enum SampleError {
          ask for less or make a sampler with a larger kv_tokens"
     )]
     TooLarge { needed: usize, available: usize },
+    #[error("no memory for the packed weights: {0}")]
+    Memory(String),
     #[error(
         "the model gives a logit that is NaN or infinite after {position} tokens: its weights are broken"
     )]

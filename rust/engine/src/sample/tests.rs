@@ -305,3 +305,420 @@ fn every_instruction_set_agrees_with_the_reference() {
         check_against_reference(&cfg, &sampler, &request, &drain(&sampler)[0]);
     }
 }
+
+fn llama() -> ModelConfig {
+    config(Family::Llama, RopeScaling::None, true)
+}
+
+/// All of an answer but its id, with NaN made comparable.
+fn content(finished: &Finished) -> impl PartialEq + std::fmt::Debug + use<> {
+    let bits = |x: &Vec<f32>| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    (
+        finished.completions.clone(),
+        finished.prompt_logprobs.as_ref().map(bits),
+        finished.top_prompt_logprobs.clone(),
+        finished.error.clone(),
+    )
+}
+
+fn alone(request: &Request) -> Finished {
+    let sampler = sampler(&llama(), 1, 1024);
+    sampler.submit(request.clone()).unwrap();
+    drain(&sampler).remove(0)
+}
+
+/// Requests of many kinds; more prompt tokens than a step takes, more logits than are kept at once.
+fn mixed(cfg: &ModelConfig) -> Vec<Request> {
+    (0..14u64)
+        .map(|i| Request {
+            n: [1, 3, 0, 5][i as usize % 4],
+            temperature: [1.0, 0.0, 0.7][i as usize % 3],
+            top_k: [0, 7][i as usize % 2],
+            top_p: [1.0, 0.8, 0.95][i as usize % 3],
+            top_logprobs: i as usize % 3,
+            prompt_logprobs: i % 2 == 0,
+            ..Request::new(
+                prompt(cfg, 80 - 5 * i as usize, i),
+                4 + 9 * (i as usize % 4),
+                i,
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn an_answer_is_the_same_bits_in_any_company_on_any_threads() {
+    let cfg = llama();
+    let requests = mixed(&cfg);
+    let expected: Vec<_> = requests
+        .iter()
+        .map(|request| content(&alone(request)))
+        .collect();
+    for (threads, kv_tokens) in [(1, 4096), (2, 4096), (3, 320)] {
+        let sampler = sampler(&cfg, threads, kv_tokens);
+        let ids: Vec<u64> = requests
+            .iter()
+            .rev()
+            .map(|request| sampler.submit(request.clone()).unwrap())
+            .collect();
+        let mut answers = drain(&sampler);
+        answers.reverse();
+        assert_eq!(ids.len(), answers.len());
+        for (i, answer) in answers.iter().enumerate() {
+            assert_eq!(
+                content(answer),
+                expected[i],
+                "request {i}, {threads} threads, {kv_tokens} tokens"
+            );
+        }
+    }
+}
+
+#[test]
+fn completion_j_depends_on_the_seed_and_j_alone() {
+    let request = Request {
+        n: 9,
+        ..Request::new(prompt(&llama(), 21, 3), 12, 77)
+    };
+    let nine = alone(&request).completions;
+    let five = alone(&Request {
+        n: 5,
+        ..request.clone()
+    })
+    .completions;
+    assert_eq!(nine[..5], five[..]);
+    assert!(nine.windows(2).all(|pair| pair[0].tokens != pair[1].tokens));
+    let other = alone(&Request {
+        seed: 78,
+        ..request
+    })
+    .completions;
+    assert!(nine.iter().zip(&other).all(|(a, b)| a.tokens != b.tokens));
+}
+
+#[test]
+fn sampled_logprobs_are_those_of_scoring() {
+    let cfg = llama();
+    let sampler = sampler(&cfg, 2, 2048);
+    let request = Request {
+        n: 4,
+        temperature: 0.6,
+        top_k: 5,
+        ..Request::new(prompt(&cfg, 30, 1), 50, 9)
+    };
+    sampler.submit(request.clone()).unwrap();
+    let finished = drain(&sampler).remove(0);
+    let joined = finished
+        .completions
+        .iter()
+        .map(|c| [request.prompt.clone(), c.tokens.clone()].concat());
+    let scores = sampler.score(joined.collect()).unwrap();
+    for (completion, scores) in finished.completions.iter().zip(scores) {
+        assert!(scores[0].is_nan());
+        assert_eq!(completion.logprobs, scores[30..]);
+    }
+    assert_eq!(drain(&sampler), []);
+}
+
+#[test]
+fn the_context_and_max_tokens_end_a_completion() {
+    let cfg = llama();
+    for (len, max_tokens, expected) in [(95, 40, 1), (90, 40, 6), (10, 1, 1), (16, 17, 17)] {
+        let request = Request {
+            n: 2,
+            ..Request::new(prompt(&cfg, len, 2), max_tokens, 4)
+        };
+        for completion in alone(&request).completions {
+            assert_eq!(
+                (completion.tokens.len(), completion.stop_reason),
+                (expected, StopReason::Length)
+            );
+        }
+    }
+}
+
+#[test]
+fn stop_ids_and_stop_strings_end_a_completion_at_their_first_match() {
+    let request = Request {
+        n: 6,
+        ..Request::new(prompt(&llama(), 12, 8), 60, 5)
+    };
+    let free = alone(&request).completions;
+    let text = |tokens: &[u32]| -> Vec<u8> {
+        tokens
+            .iter()
+            .flat_map(|id| vec![b'a' + (id % 26) as u8; 1 + *id as usize % 2])
+            .collect()
+    };
+    // Two letters that straddle tokens 3 and 4 of the first completion.
+    let bytes = |i: usize| text(&free[0].tokens[i..=i]);
+    let string = [vec![*bytes(3).last().unwrap()], vec![bytes(4)[0]]].concat();
+    let id = free[1].tokens[7];
+    let stopping = Request {
+        stop_ids: vec![id],
+        stop_strings: vec![b"never!".to_vec(), string.clone()],
+        ..request
+    };
+    for (free, stopped) in free.iter().zip(alone(&stopping).completions) {
+        let matches = |len: &usize| {
+            free.tokens[len - 1] == id || text(&free.tokens[..*len]).windows(2).any(|w| w == string)
+        };
+        let Some(len) = (1..=free.tokens.len()).find(matches) else {
+            assert_eq!(free.tokens, stopped.tokens);
+            continue;
+        };
+        assert_eq!(stopped.tokens, free.tokens[..len]);
+        assert_eq!(stopped.stop_reason, StopReason::Stop);
+        match stopped.stop_match.unwrap() {
+            StopMatch::Token(found) => assert_eq!(found, id),
+            StopMatch::String(found) => {
+                assert_eq!(found.index, 1);
+                assert_eq!(text(&stopped.tokens)[found.start..][..2], string);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_request_gives_what_it_has_and_all_its_room() {
+    let cfg = llama();
+    // Room for one of the two at a time.
+    let sampler = sampler(&cfg, 2, 96);
+    let request = Request {
+        n: 2,
+        prompt_logprobs: true,
+        ..Request::new(prompt(&cfg, 10, 1), 60, 1)
+    };
+    let first = sampler.submit(request.clone()).unwrap();
+    let second = sampler.submit(request.clone()).unwrap();
+    assert_eq!(sampler.run(20).unwrap(), []);
+    sampler.cancel(second).unwrap();
+    sampler.cancel(first).unwrap();
+    sampler.cancel(999).unwrap();
+    let answers = drain(&sampler);
+    assert_eq!(
+        answers.iter().map(|a| a.id).collect::<Vec<_>>(),
+        [first, second]
+    );
+    let whole = alone(&request).completions;
+    let part = &answers[0].completions;
+    assert!(part.iter().all(|c| c.stop_reason == StopReason::Cancelled));
+    assert_eq!((part[0].tokens.len(), part[1].tokens.len()), (20, 1));
+    assert!(
+        part.iter()
+            .zip(&whole)
+            .all(|(part, whole)| whole.tokens.starts_with(&part.tokens))
+    );
+    assert!(answers[1].completions.iter().all(|c| c.tokens.is_empty()));
+}
+
+#[test]
+fn another_thread_may_submit_cancel_and_interrupt() {
+    let cfg = llama();
+    let sampler = sampler(&cfg, 2, 1 << 16);
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let mut answers = Vec::new();
+            while answers.len() < 40 {
+                answers.extend(sampler.run(usize::MAX).unwrap());
+            }
+            answers
+        });
+        for i in 0..40u64 {
+            let id = sampler
+                .submit(Request {
+                    n: 2,
+                    ..Request::new(prompt(&cfg, 20, i), 30, i)
+                })
+                .unwrap();
+            if i % 7 == 0 {
+                sampler.cancel(id).unwrap();
+            }
+            sampler.interrupt();
+        }
+        let mut ids: Vec<u64> = worker.join().unwrap().iter().map(|a| a.id).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (0..40).collect::<Vec<u64>>());
+    });
+    assert_eq!(drain(&sampler), []);
+}
+
+#[test]
+fn what_can_never_run_is_refused() {
+    let cfg = llama();
+    let sampler = sampler(&cfg, 1, 48);
+    let good = Request::new(vec![1, 2, 3], 5, 0);
+    let bad = [
+        Request {
+            prompt: vec![],
+            ..good.clone()
+        },
+        Request {
+            prompt: vec![1, 83],
+            ..good.clone()
+        },
+        Request {
+            prompt: vec![1; 96],
+            ..good.clone()
+        },
+        Request {
+            max_tokens: 0,
+            ..good.clone()
+        },
+        Request {
+            n: 0,
+            ..good.clone()
+        },
+        Request {
+            temperature: -1.0,
+            ..good.clone()
+        },
+        Request {
+            temperature: f64::NAN,
+            ..good.clone()
+        },
+        Request {
+            top_p: 0.0,
+            ..good.clone()
+        },
+        Request {
+            top_p: 1.5,
+            ..good.clone()
+        },
+        Request {
+            stop_ids: vec![83],
+            ..good.clone()
+        },
+        Request {
+            stop_strings: vec![vec![]],
+            ..good.clone()
+        },
+        Request {
+            top_logprobs: 84,
+            ..good.clone()
+        },
+        Request {
+            top_prompt_logprobs: 1,
+            ..good.clone()
+        },
+    ];
+    for request in bad {
+        let refused = sampler.submit(request.clone());
+        assert!(
+            matches!(refused, Err(SampleError::Invalid(_))),
+            "{request:?}: {refused:?}"
+        );
+    }
+    // 40 + 8 tokens fit; the ninth new one is never fed back; one more does not fit.
+    assert!(sampler.submit(Request::new(vec![1; 40], 9, 0)).is_ok());
+    let refused = sampler.submit(Request::new(vec![1; 40], 10, 0));
+    assert_eq!(
+        refused,
+        Err(SampleError::TooLarge {
+            needed: 64,
+            available: 48
+        })
+    );
+    assert_eq!(drain(&sampler)[0].completions[0].tokens.len(), 9);
+}
+
+#[test]
+fn broken_weights_fail_the_request_and_not_the_sampler() {
+    let cfg = llama();
+    let mut weights = (*random_weights(&cfg, 5)).clone();
+    weights.embed[7 * cfg.hidden] = f32::NAN;
+    let untied = ModelConfig {
+        tied_head: false,
+        ..cfg.clone()
+    };
+    weights.head = Some(random_weights(&untied, 5).embed.clone());
+    let options = Options {
+        threads: 2,
+        kv_tokens: 1024,
+    };
+    let sampler = Sampler::new(untied, Arc::new(weights), options, None).unwrap();
+    sampler.submit(Request::new(vec![1, 7, 2], 5, 0)).unwrap();
+    sampler
+        .submit(Request {
+            stop_ids: vec![7],
+            ..Request::new(vec![1, 2], 5, 0)
+        })
+        .unwrap();
+    let answers = drain(&sampler);
+    assert_eq!(
+        answers[0].error,
+        Some(SampleError::NotFinite { position: 3 })
+    );
+    assert_eq!(answers[1].error, None);
+    let scored = sampler.score(vec![vec![1, 2], vec![7, 2], vec![3, 4]]);
+    assert_eq!(scored, Err(SampleError::NotFinite { position: 1 }));
+    assert_eq!(drain(&sampler), []);
+}
+
+#[test]
+fn weights_of_another_shape_are_refused() {
+    let cfg = llama();
+    let options = Options {
+        threads: 1,
+        kv_tokens: 64,
+    };
+    let weights = random_weights(&cfg, 1);
+    let wrong = [
+        ModelConfig {
+            hidden: 37,
+            ..cfg.clone()
+        },
+        ModelConfig {
+            qkv_bias: true,
+            ..cfg.clone()
+        },
+        ModelConfig {
+            n_layers: 2,
+            ..cfg.clone()
+        },
+        ModelConfig {
+            n_kv_heads: 4,
+            ..cfg.clone()
+        },
+        ModelConfig { head_dim: 0, ..cfg },
+    ];
+    for cfg in wrong {
+        assert!(matches!(
+            Sampler::new(cfg, Arc::clone(&weights), options, None),
+            Err(SampleError::Invalid(_))
+        ));
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+    /// However small the cache, everything that was let in ends, whole, in room that is all given back.
+    #[test]
+    fn any_budget_that_lets_requests_in_finishes_them(
+        sizes in proptest::collection::vec((1usize..60, 0usize..6, 1usize..40), 1..10),
+        pages in 1usize..12,
+    ) {
+        let cfg = llama();
+        let sampler = sampler(&cfg, 2, pages * 16);
+        let mut expected = Vec::new();
+        for (i, (len, n, max_tokens)) in sizes.into_iter().enumerate() {
+            let request = Request::new(prompt(&cfg, len, i as u64), max_tokens, i as u64);
+            let request = Request { n, prompt_logprobs: true, ..request };
+            if let Ok(id) = sampler.submit(request) {
+                expected.push((id, n, max_tokens.min(cfg.context - len)));
+            }
+        }
+        let mut answers = Vec::new();
+        while sampler.stats().unwrap().pending > 0 {
+            answers.extend(sampler.run(1).unwrap());
+            proptest::prop_assert!(sampler.stats().unwrap().pages_in_use <= pages);
+        }
+        answers.sort_by_key(|a| a.id);
+        proptest::prop_assert_eq!(sampler.stats().unwrap().pages_in_use, 0);
+        proptest::prop_assert_eq!(answers.len(), expected.len());
+        for (answer, (id, n, len)) in answers.iter().zip(expected) {
+            proptest::prop_assert_eq!((answer.id, answer.completions.len()), (id, n));
+            proptest::prop_assert!(answer.completions.iter().all(|c| c.tokens.len() == len));
+        }
+    }
+}
