@@ -25,8 +25,8 @@ $(VENV)/.built: $(VENV)/.tools $(RUST) pyproject.toml
 test: lint types layers stubs rust-test py-test   ## all that CI runs
 
 lint: build       ## ruff, rustfmt, clippy
-	$(BIN)/ruff check src tests benches
-	$(BIN)/ruff format --check src tests benches
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
@@ -54,12 +54,15 @@ parity:           ## compare with transformers, live, in an environment of its o
 	.parity-venv/bin/python -m pip install --quiet torch transformers peft safetensors gguf accelerate '.'
 	.parity-venv/bin/python tests/parity/live.py
 
+tiny: build       ## make the model that ships with tinsmith again, in some minutes
+	$(BIN)/python tools/make_tiny.py
+
 package:          ## sdist and wheel, each installed and run in a bare environment
 	bash tests/e2e/package.sh
 
 fmt: build
-	$(BIN)/ruff check --fix src tests benches
-	$(BIN)/ruff format src tests benches
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 	cargo fmt --all
 
 clean:
