@@ -105,7 +105,7 @@ def _outcome(directory: Path) -> dict[str, Any]:
                 outcome[f"{name}, line {number}"] = _timeless(json.loads(line.decode("utf-8", "surrogatepass")))
         elif name.startswith("checkpoints/"):
             _, state, *rest = name.split("/")
-            outcome["/".join(["checkpoints", re.sub(r"-r[0-9]+$", "", state), *rest])] = path.read_bytes()
+            outcome["/".join(["checkpoints", re.sub(r"-r[0-9]+(?=\.|$)", "", state), *rest])] = path.read_bytes()
         elif name not in ("journal.jsonl", "tinsmith.lock"):
             outcome[name] = path.read_bytes()
     return outcome
