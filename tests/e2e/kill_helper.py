@@ -75,9 +75,12 @@ def _count(directory: Path) -> int:
 
 
 def compare_runs(a: Path, b: Path) -> list[str]:
-    """What differs between two run directories beside times: metrics and rollouts (but for keys `time/...`), datums,
-    evaluations and the end as journalled, states of checkpoints, config, and whatever else lies there. Empty when they
-    are equal bit for bit. The mark that a checkpoint's name bears after a resume is left out."""
+    """What differs between two run directories, bit for bit; empty when nothing does.
+
+    Compared are metrics and rollouts (but for keys `time/...`), datums, evaluations and the end as journalled, states
+    of checkpoints (but for the mark that a resume leaves in their names), the config (but for `log_path`), and whatever
+    else lies there.
+    """
     left, right = _outcome(a), _outcome(b)
     differences = []
     for key in sorted(left.keys() | right.keys()):
@@ -106,6 +109,8 @@ def _outcome(directory: Path) -> dict[str, Any]:
         elif name.startswith("checkpoints/"):
             _, state, *rest = name.split("/")
             outcome["/".join(["checkpoints", re.sub(r"-r[0-9]+(?=\.|$)", "", state), *rest])] = path.read_bytes()
+        elif name == "config.json":
+            outcome[name] = {k: v for k, v in json.loads(path.read_bytes()).items() if k != "log_path"}
         elif name not in ("journal.jsonl", "tinsmith.lock"):
             outcome[name] = path.read_bytes()
     return outcome
