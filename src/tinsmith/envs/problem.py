@@ -133,17 +133,29 @@ class ProblemSet:
         """The first `count` problems, in their own order."""
         return evolve(self, length=min(count, self.length), seed=None)
 
-    def refuse_longer_than(self, tokens: int) -> None:
-        """Raise DataError for a problem whose prompt has more tokens."""
+    def within(self, tokens: int, *, skip: bool) -> ProblemSet:
+        """The problems whose prompts have at most `tokens` tokens; a longer one is left out, or without skip a DataError.
+
+        Raises DataError when none is left.
+        """
+        kept = []
         for index in range(self.length):
             problem = self.load(index)
-            length = len(self.task.prompt(problem).tokens)
-            if length > tokens:
+            # A token stands for a byte or more; what is short in bytes needs no tokenizing.
+            sure = sum(len(m.text.encode()) + 32 for m in self.task.messages(problem)) <= tokens
+            if not sure and (length := len(self.task.prompt(problem).tokens)) > tokens:
+                if skip:
+                    continue
                 raise DataError(
-                    f"{problem.id}: its prompt has {length} tokens; context less max_tokens leaves {tokens}",
+                    f"{problem.id}: its prompt has {length} tokens; context less max_tokens leaves {tokens}. "
+                    "Leave such problems out with too_long=skip, or take fewer max_tokens or a model of longer context",
                     source=self.name,
                     line=index + 1,
                 )
+            kept.append(index)
+        if not kept:
+            raise DataError(f"every prompt has more than {tokens} tokens", source=self.name)
+        return self if len(kept) == self.length else evolve(self, length=len(kept), load=lambda i: self.load(kept[i]))
 
 
 @lru_cache(maxsize=4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,11 +93,6 @@ def make_trainer(model: LoadedModel, config: RunConfig, directory: RunDirectory)
         state_dir=directory.checkpoints,
         micro_batch_tokens=config.micro_batch_tokens,
     )
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl of a run directory."""
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 class Tracked:

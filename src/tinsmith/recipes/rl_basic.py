@@ -44,6 +44,9 @@ class Config(common.RunConfig):
     test_data: str | None = option(None, help="problems to evaluate on; none takes none (arithmetic draws its own)")
     test_size: int = option(512, help="test problems at most", min=0)
     fewshot: bool | None = option(None, help="show a worked example before each problem; none: not for arithmetic")
+    too_long: Literal["raise", "skip"] = option(
+        "raise", help="what becomes of a problem whose prompt leaves no room for max_tokens"
+    )
     format_coef: float = option(0.1, help="what a response without the asked form loses", min=0)
     group_size: int = option(4, help="attempts at each problem", min=1)
     groups_per_batch: int = option(128, help="problems a step", min=1)
@@ -97,7 +100,7 @@ def run(config: Config, progress: Progress) -> int:
 
 def report(progress: Progress, directory: RunDirectory) -> None:
     """Before and after, time and rate, and where the run is."""
-    lines = common.read_metrics(directory.path)
+    lines = directory.read_metrics()
     prefix = "test/env/all" if any("test/env/all/correct" in line for line in lines) else "env/all"
     measured = [line for line in lines if f"{prefix}/correct" in line]
     tokens = sum(line.get("env/all/total_ac_tokens", 0) + line.get("num_tokens", 0) for line in lines)
@@ -163,8 +166,8 @@ def load_problems(config: Config, model: LoadedModel) -> tuple[ProblemSet, Probl
     train = load(
         bootstrap.open_source(config.data), renderer, seed=config.seed, fewshot=fewshot, format_coef=config.format_coef
     )
-    longest = model.context - config.max_tokens
-    train.refuse_longer_than(longest)
+    longest, skip = model.context - config.max_tokens, config.too_long == "skip"
+    train = train.within(longest, skip=skip)
     if config.test_data is None or config.test_size == 0:
         return train, None
     held_out = load(
@@ -174,7 +177,7 @@ def load_problems(config: Config, model: LoadedModel) -> tuple[ProblemSet, Probl
         fewshot=fewshot,
         format_coef=config.format_coef,
     )
-    return train, held_out.first(config.test_size)
+    return train, held_out.within(longest, skip=skip).first(config.test_size)
 
 
 def settings(config: Config) -> RLSettings:
