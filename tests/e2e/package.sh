@@ -7,11 +7,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python=${PYTHON:-.venv/bin/python}
 
-"$python" -m maturin sdist --quiet --out "$work/dist"
+"$python" -m maturin sdist --out "$work/dist"
 sdist=("$work"/dist/*.tar.gz)
 mkdir "$work/src" && tar -xzf "${sdist[0]}" -C "$work/src" --strip-components=1
 # Built from the unpacked sdist, so that a file missing from it is found; the shared target directory saves time only.
-(cd "$work/src" && CARGO_TARGET_DIR="$root/target" "$root/$python" -m maturin build --release --quiet --out "$work/dist")
+(cd "$work/src" && CARGO_TARGET_DIR="$root/target" "$root/$python" -m maturin build --release --out "$work/dist")
 wheel=("$work"/dist/*.whl)
 
 "$python" -m venv "$work/bare"

@@ -134,7 +134,7 @@ class ProblemSet:
         return evolve(self, length=min(count, self.length), seed=None)
 
     def within(self, tokens: int, *, skip: bool) -> ProblemSet:
-        """The problems whose prompts have at most `tokens` tokens; a longer one is left out, or without skip a DataError.
+        """The problems whose prompts have at most `tokens` tokens; a longer one is left out, or is a DataError.
 
         Raises DataError when none is left.
         """
