@@ -64,7 +64,7 @@ fn scores<T: Real>(keys: &[Lanes<T>], queries: &[Lanes<T>], alpha: T, out: &mut 
                 init: std::ptr::null(),
                 c: out[j..j + ROWS].as_mut_ptr().cast(),
                 rows: ROWS,
-                alpha: T::ONE * alpha,
+                alpha,
             });
         }
     }

@@ -85,3 +85,90 @@ fn cost(batch: &Batch, c: &ModelConfig, rows: &Range<usize>) -> u64 {
         })
         .sum()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{Family, RopeScaling};
+
+    fn config() -> ModelConfig {
+        ModelConfig {
+            family: Family::Llama,
+            vocab: 100,
+            hidden: 64,
+            intermediate: 128,
+            n_layers: 2,
+            n_heads: 4,
+            n_kv_heads: 2,
+            head_dim: 16,
+            rms_eps: 1e-5,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::None,
+            context: 1 << 20,
+            qkv_bias: false,
+            qk_norm: false,
+            tied_head: true,
+        }
+    }
+
+    fn plan(
+        lengths: &[usize],
+        threads: usize,
+        budget: usize,
+        gradient_bytes: usize,
+    ) -> (Plan, Vec<i64>) {
+        let mut offsets = vec![0];
+        lengths
+            .iter()
+            .for_each(|&n| offsets.push(offsets[offsets.len() - 1] + n as i64));
+        let tokens = vec![0; lengths.iter().sum()];
+        let batch = Batch {
+            tokens: &tokens,
+            offsets: &offsets,
+            targets: &tokens,
+            per_position: 1,
+        };
+        (
+            Plan::new(&batch, &config(), threads, budget, gradient_bytes),
+            offsets,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn each_row_with_a_token_is_in_one_part_and_no_part_of_several_rows_is_over_budget(
+            lengths in prop::collection::vec(0..200usize, 0..30), threads in 1..5usize, budget in 1..600usize,
+        ) {
+            let (plan, offsets) = plan(&lengths, threads, budget, 0);
+            let (parts, most) = match plan {
+                Plan::Apart(lists) => (lists.concat(), budget / threads),
+                Plan::Together(list) => (list, budget),
+            };
+            let mut seen = vec![0; lengths.len()];
+            for rows in parts {
+                let tokens = (offsets[rows.end] - offsets[rows.start]) as usize;
+                let filled = rows.clone().filter(|&row| lengths[row] > 0).count();
+                prop_assert!(filled <= 1 || tokens <= most);
+                rows.for_each(|row| seen[row] += 1);
+            }
+            for (row, &n) in lengths.iter().enumerate() {
+                prop_assert!(seen[row] == 1 || (seen[row] == 0 && n == 0));
+            }
+        }
+    }
+
+    #[test]
+    fn threads_work_apart_when_that_balances_and_gradients_fit() {
+        let even = [100; 8];
+        assert!(matches!(plan(&even, 2, 1000, 0).0, Plan::Apart(lists) if lists.len() == 2));
+        assert!(matches!(plan(&even, 2, 1000, 1 << 30).0, Plan::Together(_)));
+        assert!(matches!(
+            plan(&[10, 20, 700], 2, 1000, 0).0,
+            Plan::Together(_)
+        ));
+        assert!(matches!(plan(&even, 1, 1000, 0).0, Plan::Together(_)));
+    }
+}
