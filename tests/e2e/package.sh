@@ -25,7 +25,7 @@ assert not heavy, f"import tinsmith loads {heavy}"
 PY
 bare/bin/tinsmith --version
 bare/bin/tinsmith >/dev/null
-bare/bin/tinsmith rl-basic max_steps=2 log_path="$work/run" >/dev/null
+bare/bin/tinsmith rl-basic max_steps=2 groups_per_batch=8 test_size=8 log_path="$work/run" >/dev/null
 test "$(wc -l < "$work/run/metrics.jsonl")" = 2
 bytes=$(stat -c %s "${wheel[0]}")
 echo "package: $(basename "${sdist[0]}") and $(basename "${wheel[0]}") ($bytes bytes) install and run in a bare environment"

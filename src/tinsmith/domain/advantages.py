@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tinsmith import _native
 from tinsmith.domain.errors import ConfigError
-from tinsmith.domain.tokens import offsets_of
+from tinsmith.domain.tokens import Offsets, offsets_of
 
 AdvantageName: TypeAlias = Literal[
     "mean", "mean_std", "leave_one_out", "reinforce_pp", "reinforce_pp_baseline", "maxrl", "pass_at_k"
@@ -39,9 +39,21 @@ def group_advantages(
     its advantages are exactly 0. A reward that is not finite, or that the estimator does not allow, is a ShapeError
     that names group and index; an unknown estimator is a ConfigError with the nearest name.
     """
-    if k != int(k):
-        raise ConfigError(f"k = {k}: pass@k needs a whole number")
     rows = [np.asarray(r, np.float64) for r in rewards]
     offsets = offsets_of([len(r) for r in rows])
-    flat = _native.group_advantages(np.concatenate([*rows, np.zeros(0)]), offsets, estimator, eps, int(k))
-    return [flat[a:b] for a, b in pairwise(offsets.tolist())]
+    flat = ragged_advantages(np.concatenate([*rows, np.zeros(0)]), offsets, estimator, eps=eps, k=k)
+    return np.split(flat, offsets[1:-1]) if rows else []
+
+
+def ragged_advantages(
+    rewards: npt.NDArray[np.float64],
+    offsets: Offsets,
+    estimator: AdvantageName | str = "mean",
+    *,
+    eps: float = 1e-6,
+    k: float = 1,
+) -> npt.NDArray[np.float64]:
+    """`group_advantages` of rewards that lie in one array: group p is `rewards[offsets[p]:offsets[p + 1]]`."""
+    if k != int(k):
+        raise ConfigError(f"k = {k}: pass@k needs a whole number")
+    return _native.group_advantages(rewards, offsets, estimator, eps, int(k))

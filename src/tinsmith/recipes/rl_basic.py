@@ -101,16 +101,17 @@ def run(config: Config, progress: Progress) -> int:
 def report(progress: Progress, directory: RunDirectory) -> None:
     """Before and after, time and rate, and where the run is."""
     lines = directory.read_metrics()
-    prefix = "test/env/all" if any("test/env/all/correct" in line for line in lines) else "env/all"
-    measured = [line for line in lines if f"{prefix}/correct" in line]
+    before, after = lines[0], lines[-1]
+    tested = "test/env/all/correct" in before
+    first, last = ("test/env/all", "final/test/env/all") if tested else ("env/all", "env/all")
     tokens = sum(line.get("env/all/total_ac_tokens", 0) + line.get("num_tokens", 0) for line in lines)
     spent = sum(line.get("time/step", 0.0) for line in lines)
     progress.table(
         "result",
         ["", "before", "after"],
         [
-            ["share of right answers", measured[0][f"{prefix}/correct"], measured[-1][f"{prefix}/correct"]],
-            ["reward", measured[0][f"{prefix}/reward/total"], measured[-1][f"{prefix}/reward/total"]],
+            ["share of right answers", before[f"{first}/correct"], after[f"{last}/correct"]],
+            ["reward", before[f"{first}/reward/total"], after[f"{last}/reward/total"]],
             ["time, s", 0, spent],
             ["tokens/s (sampled and trained)", "", tokens / spent if spent else 0],
         ],

@@ -66,7 +66,7 @@ def run(config: Config, progress: Progress) -> int:
     return 0
 
 
-SHOWN = ("train_mean_nll", "train_mean_bpb", "test/nll", "test/bpb", "num_tokens", "time/step")
+SHOWN = ("train_mean_nll", "train_mean_bpb", "final/test/nll", "final/test/bpb", "num_tokens", "time/step")
 
 
 def check(config: Config) -> Iterable[Any]:

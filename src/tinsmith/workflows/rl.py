@@ -66,8 +66,8 @@ class RLLoop:
 
     A line of metrics a step: those of `episode_metrics` (`env/all/correct`, `env/all/reward/total`, ...), the loss's
     own, `optim/kl_sample_train_v1`, `_v2` and `optim/entropy`, `optim/lr`, `progress/batch`,
-    `progress/done_frac`, `time/...`; `test/env/...` are of the weights before that step, and of the final weights in a
-    line of their own.
+    `progress/done_frac`, `time/...`; `test/env/...` are of the weights before that step; the last line also has those
+    of the final weights, `final/test/env/...`.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class RLLoop:
             while step < settings.max_steps and not interrupt.requested:
                 sampler = policy.result()
                 if step == 0 or (settings.eval_every and step % settings.eval_every == 0):
-                    self._evaluate(sampler, step)
+                    self._directory.record_evaluation(step, self._evaluate(sampler, step))
                 try:
                     metrics, policy = self._step(sampler, step, position)
                 except NonFiniteError as error:
@@ -123,11 +123,8 @@ class RLLoop:
             save_now(self._directory, self._trainer, "final" if done else "rolling", step, {"problems": position})
             if not done:
                 raise KeyboardInterrupt
-            sampler = policy.result()
-            final = self._evaluate(sampler, step)
-            sampler.close()
             self._directory.finish("max_steps")
-        return {**metrics, **final}
+        return metrics
 
     def _step(self, sampler: Sampler, step: int, position: int) -> tuple[Mapping[str, float], Pending[Sampler]]:
         settings, began = self._settings, time.monotonic()
@@ -170,6 +167,10 @@ class RLLoop:
         metrics["time/step"] = time.monotonic() - began
         if settings.log_rollouts:
             self._directory.write_rollouts(step, to_rows(groups, split="train", decode=self._decode))
+        if step + 1 == settings.max_steps:
+            final = policy.result()
+            metrics.update({f"final/{name}": value for name, value in self._evaluate(final, step).items()})
+            final.close()
         self._directory.record_step(step, metrics, datums="" if batch is None else batch_digest(batch))
         return metrics, policy
 
@@ -217,7 +218,6 @@ class RLLoop:
         metrics = {f"test/{name}": value for name, value in episode_metrics(groups).items()}
         if settings.log_rollouts:
             self._directory.write_rollouts(step, to_rows(groups, split="test", decode=self._decode), name="test")
-        self._directory.record_evaluation(step, metrics)
         return metrics
 
 

@@ -49,6 +49,7 @@ class _Submitted:
     evaluated: Pending[Mapping[str, float]] | None
     trained: Pending[TrainResult]
     stepped: Pending[OptimResult]
+    final: Pending[Mapping[str, float]] | None
     keep: Keep | None
     saved: Pending[str] | None
 
@@ -58,7 +59,7 @@ class SupervisedLoop:
 
     A line of metrics a step: `train_mean_nll`, `train_mean_bpb`, `num_sequences`, `num_tokens`, `num_loss_tokens`,
     `learning_rate`, `epoch`, `progress`, `optim/grad_norm`, `time/step`; `test/nll` and `test/bpb` are of the weights
-    before that step, and of the final weights in a line of their own.
+    before that step; the last line also has those of the final weights, `final/test/nll` and `final/test/bpb`.
     """
 
     def __init__(
@@ -108,11 +109,7 @@ class SupervisedLoop:
             if step < self._total:
                 save_now(self._directory, self._trainer, "rolling", step, {"examples": position})
                 raise KeyboardInterrupt
-            final = self._nll.submit()
             save_now(self._directory, self._trainer, "final", step, {"examples": position})
-            if final is not None:
-                self._directory.record_evaluation(step, final.result())
-                metrics = {**metrics, **final.result()}
             self._directory.finish("max_steps" if step == self._settings.max_steps else "end of data")
         return metrics
 
@@ -122,7 +119,8 @@ class SupervisedLoop:
         if batch.num_loss_tokens == 0:
             raise DataError(f"step {step}: no token of the batch has a weight, there is nothing to train on")
         adam = settings.optimizer.at(step, self._total)
-        keep = settings.checkpoints.kind_after(step + 1) if step + 1 < self._total else None
+        last = step + 1 == self._total
+        keep = None if last else settings.checkpoints.kind_after(step + 1)
         return _Submitted(
             step=step,
             batch=batch,
@@ -132,6 +130,7 @@ class SupervisedLoop:
             evaluated=self._nll.submit() if settings.eval_every and step % settings.eval_every == 0 else None,
             trained=self._trainer.forward_backward(normalised(batch, settings.reduction), LossSpec("cross_entropy")),
             stepped=self._trainer.optim_step(adam),
+            final=self._nll.submit() if last else None,
             keep=keep,
             saved=submit_save(self._directory, self._trainer, keep, step + 1) if keep else None,
         )
@@ -156,6 +155,8 @@ class SupervisedLoop:
             **stepped.metrics,
             "time/step": now - self._clock,
         }
+        if item.final is not None:
+            metrics.update({f"final/{name}": value for name, value in item.final.result().items()})
         self._clock = now
         self._directory.record_step(item.step, metrics, datums=batch_digest(item.batch))
         if item.saved is not None and item.keep is not None:
