@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
 PYTEST_ARGS ?=
 
-.PHONY: run build test lint types layers stubs rust-test py-test bench parity tiny package fmt clean help
+.PHONY: run build test lint types layers stubs rust-test py-test bench bench-engine parity tiny package fmt clean help
 
 run: build        ## train the tiny model on arithmetic by reinforcement learning
 	$(BIN)/tinsmith rl-basic
@@ -49,10 +49,16 @@ bench: build      ## benchmarks beside their peers
 	cargo bench --workspace --exclude tinsmith-python
 	$(BIN)/python -m pytest benches --benchmark-only
 
-parity:           ## compare with transformers, live, in an environment of its own
+.parity-venv/.built: $(RUST) pyproject.toml
 	test -x .parity-venv/bin/python || $(PY) -m venv .parity-venv
 	.parity-venv/bin/python -m pip install --quiet torch transformers peft safetensors gguf accelerate '.'
+	touch $@
+
+parity: .parity-venv/.built        ## compare with transformers, live, in an environment of its own
 	.parity-venv/bin/python tests/parity/live.py
+
+bench-engine: build .parity-venv/.built   ## the engine's tokens a second beside PyTorch, in turns
+	$(BIN)/python benches/engine.py --peer .parity-venv/bin/python
 
 tiny: build       ## make the model that ships with tinsmith again, in some minutes
 	$(BIN)/python tools/make_tiny.py
