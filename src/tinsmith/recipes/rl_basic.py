@@ -112,7 +112,7 @@ def report(progress: Progress, directory: RunDirectory) -> None:
         [
             ["share of right answers", before[f"{first}/correct"], after[f"{last}/correct"]],
             ["reward", before[f"{first}/reward/total"], after[f"{last}/reward/total"]],
-            ["time, s", 0, spent],
+            ["time, s", "", spent],
             ["tokens/s (sampled and trained)", "", tokens / spent if spent else 0],
         ],
     )
