@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -120,7 +121,11 @@ def _examples(where: str, config: Config, model: LoadedModel, progress: Progress
     max_length = min(config.max_length or model.context, model.context)
     overlong = "truncate" if config.too_long == "truncate" else "refuse"
     count = empty = long = cut = 0
+    total, said = source.count(), time.monotonic()
     for line, row in enumerate(source, 1):
+        if progress is not None and time.monotonic() - said > 5:
+            said = time.monotonic()
+            progress.note(f"{source.name}: rendering, {line} of {total or '?'} rows")
         conversation = conversation_from_row(row, source=source.name, line=line)
         try:
             example = model.renderer.supervised(

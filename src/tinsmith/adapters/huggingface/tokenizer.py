@@ -26,8 +26,8 @@ from tinsmith.ports.tokenizer import Tokenizer
 class HuggingFaceTokenizer:
     """A tokenizer from the contents of `tokenizer.json` (`spec`) and `tokenizer_config.json` (`config`).
 
-    `eos_ids` adds ids that end a text beside the config's `eos_token`. Bytes that the vocabulary has no token for (there
-    are such vocabularies, SmolLM2's is one) fall out of a text when it is encoded, as they do with the library itself.
+    `eos_ids` adds ids that end a text beside the config's `eos_token`. Bytes that the vocabulary has no token for
+    (SmolLM2's lacks some) fall out of a text when it is encoded, as they do with the library itself.
     """
 
     def __init__(
