@@ -89,10 +89,11 @@ def check_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
 
 
 def resume_hint(name: str, pairs: Sequence[str], directory: Any) -> str:
-    """What to say after Ctrl-C. The run directory is named where the command line left it to its default."""
+    """What to say after Ctrl-C. The run directory is named where the command line left it to its default, and what
+    would delete the run or refuse to go on with it is left out."""
     if directory is None:
         return "stopped"
-    words = list(pairs)
+    words = [word for word in pairs if not word.lstrip("-").replace("-", "_").startswith("if_exists=")]
     if not any(word.lstrip("-").replace("-", "_").startswith("log_path=") for word in words):
         words.append(f"log_path={show(str(directory))}")
     return f"stopped; what was finished is kept in {directory}. To go on from there:\n  " + shlex.join(

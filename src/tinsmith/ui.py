@@ -31,6 +31,10 @@ KEY_METRICS = (
 """The metrics that a person looks at first, in this order; a run without any shows its own first ones."""
 
 
+BAR_WIDTH = 52
+"""Columns of a live line that are not metrics: count, bar, time gone and left."""
+
+
 class Terminal:
     """Shows progress (see `ports.progress`) and tables. `with` ends the live display, also after Ctrl-C."""
 
@@ -59,7 +63,7 @@ class Terminal:
         self._done = done
         shown = "  ".join(f"{name} {number(metrics[name])}" for name in key_metrics(metrics))
         if self.console.is_terminal:
-            self._live(done, total, shown)
+            self._live(done, total, fitting(metrics, self.console.width - BAR_WIDTH))
         elif time.monotonic() - self._shown_at >= LINE_EVERY or done == total:
             self._shown_at = time.monotonic()
             of = "" if total is None else f"/{total}"
@@ -106,11 +110,12 @@ class Terminal:
     def _live(self, done: int, total: int | None, shown: str) -> None:
         if self._bar is None:
             from rich import progress
+            from rich.table import Column
 
             self._bar = progress.Progress(
                 progress.MofNCompleteColumn(),
                 progress.BarColumn(bar_width=20),
-                progress.TextColumn("{task.fields[shown]}", markup=False),
+                progress.TextColumn("{task.fields[shown]}", markup=False, table_column=Column(no_wrap=True)),
                 progress.TimeElapsedColumn(),
                 progress.TextColumn("left"),
                 progress.TimeRemainingColumn(),
@@ -137,6 +142,18 @@ def key_metrics(metrics: Mapping[str, float]) -> list[str]:
     """The names of the few metrics to show."""
     names = [name for name in KEY_METRICS if name in metrics] or [n for n in metrics if not n.startswith("time/")]
     return names[:SHOWN]
+
+
+def fitting(metrics: Mapping[str, float], width: int) -> str:
+    """As many key metrics as fit, under short names; one at least."""
+    line = ""
+    for name in key_metrics(metrics):
+        short = name.removeprefix("env/all/").removeprefix("optim/").removesuffix("/total")
+        longer = f"{line}  {short} {number(metrics[name])}".strip()
+        if line and len(longer) > width:
+            break
+        line = longer
+    return line
 
 
 def number(value: Any) -> str:

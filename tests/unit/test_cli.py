@@ -20,7 +20,7 @@ from tinsmith.config import from_dict, option, options_of, resolve, to_dict
 from tinsmith.domain import errors
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import RECIPES, Entry, load_recipe
-from tinsmith.ui import Terminal, duration, key_metrics, number
+from tinsmith.ui import Terminal, duration, fitting, key_metrics, number
 
 
 @attrs.frozen(kw_only=True)
@@ -224,7 +224,7 @@ def test_progress_on_a_terminal_is_live_and_ends_whatever_happens() -> None:
         ui.note("beside [/the bar]")
         raise KeyboardInterrupt
     assert "3/50" in out.getvalue()
-    assert "env/all/correct 0.25" in out.getvalue()
+    assert "correct 0.25" in out.getvalue()
     assert "beside [/the bar]" in out.getvalue()
     assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("3/50")  # the cursor is shown again
 
@@ -275,3 +275,15 @@ def test_every_recipe_takes_its_own_defaults(name: str) -> None:
     required = [f"{row.name}=x" for row in options_of(recipe.Config) if row.required and "." not in row.name]
     config = resolve(recipe.Config, pairs=required).config
     assert from_dict(recipe.Config, to_dict(config)) == config
+
+
+def test_the_command_to_go_on_with_deletes_no_run() -> None:
+    hint = resume_hint("rl-basic", ["max_steps=5", "if_exists=delete"], "runs/x")
+    assert "if_exists" not in hint
+    assert "tinsmith rl-basic max_steps=5 log_path=runs/x" in hint
+
+
+def test_a_live_line_holds_the_metrics_that_fit() -> None:
+    metrics = {"env/all/correct": 0.5, "env/all/reward/total": 0.25, "optim/entropy": 0.125}
+    assert fitting(metrics, 20) == "correct 0.5"
+    assert fitting(metrics, 200) == "correct 0.5  reward 0.25  entropy 0.125"
