@@ -278,7 +278,7 @@ def test_every_recipe_takes_its_own_defaults(name: str) -> None:
 
 
 def test_the_command_to_go_on_with_deletes_no_run() -> None:
-    hint = resume_hint("rl-basic", ["max_steps=5", "if_exists=delete"], "runs/x")
+    hint = cli.resume_hint("rl-basic", ["max_steps=5", "if_exists=delete"], "runs/x")
     assert "if_exists" not in hint
     assert "tinsmith rl-basic max_steps=5 log_path=runs/x" in hint
 
