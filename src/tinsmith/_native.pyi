@@ -180,8 +180,7 @@ def token_loss(
 ) -> tuple[float, _F32, dict[str, float]]: ...
 def row_nll(offsets: _I64, logprobs: _F32, weights: _F32) -> tuple[_F64, _F64]: ...
 def assemble(
-    observations: _I32,
-    observation_offsets: _I64,
+    observations: Sequence[_I32],
     actions: _I32,
     action_offsets: _I64,
     logprobs: _F32,

@@ -45,15 +45,14 @@ fn bench_assembly(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("assembly, {turns} turns"));
         group.throughput(Throughput::Elements(TOKENS as u64));
         let half = LENGTH / turns / 2;
-        let (mut observations, mut observation_offsets) = (Vec::new(), vec![0i64]);
+        let mut observations: Vec<Vec<i32>> = Vec::new();
         let (mut actions, mut action_offsets) = (Vec::new(), vec![0i64]);
         for episode in 0..EPISODES {
             let mut running: Vec<i32> = Vec::new();
             for turn in 0..turns {
                 let fresh = |salt: usize| (0..half).map(move |i| noise(i + salt) as i32 & 0xFFFF);
                 running.extend(fresh(episode * 7919 + turn * 31));
-                observations.extend_from_slice(&running);
-                observation_offsets.push(observations.len() as i64);
+                observations.push(running.clone());
                 let action: Vec<i32> = fresh(episode * 104_729 + turn * 37).collect();
                 running.extend_from_slice(&action);
                 actions.extend(action);
@@ -63,8 +62,7 @@ fn bench_assembly(c: &mut Criterion) {
         let logprobs = vec![-1f32; actions.len()];
         let advantages = vec![1f64; EPISODES];
         let episodes = Episodes {
-            observations: &observations,
-            observation_offsets: &observation_offsets,
+            observations: &observations.iter().map(Vec::as_slice).collect::<Vec<_>>(),
             actions: &actions,
             action_offsets: &action_offsets,
             logprobs: &logprobs,
@@ -76,7 +74,8 @@ fn bench_assembly(c: &mut Criterion) {
         group.bench_function("assemble", |b| {
             b.iter(|| assemble(black_box(&episodes)).unwrap())
         });
-        limit(&mut group, observations.len() * 4 + TOKENS * 29);
+        let seen: usize = observations.iter().map(Vec::len).sum();
+        limit(&mut group, seen * 4 + TOKENS * 29);
         group.finish();
     }
 }

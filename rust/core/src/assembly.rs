@@ -14,13 +14,14 @@ pub enum Advantages<'a> {
     PerToken(&'a [f32]),
 }
 
-/// E episodes as N transitions, flat. Transition i saw `observations[observation_offsets[i]..]`, the
-/// whole prompt, and sampled `actions[action_offsets[i]..]`; episode e is transitions
-/// `episode_offsets[e]..episode_offsets[e + 1]`.
+/// E episodes as N transitions. Transition i saw `observations[i]`, the whole prompt, and sampled
+/// `actions[action_offsets[i]..]`; episode e is transitions `episode_offsets[e]..episode_offsets[e + 1]`.
+///
+/// Observations come as they lie, for they are the bulk: of an episode of k turns they hold most tokens
+/// about k / 2 times, of which all but one are only compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Episodes<'a> {
-    pub observations: &'a [i32],
-    pub observation_offsets: &'a [i64],
+    pub observations: &'a [&'a [i32]],
     pub actions: &'a [i32],
     pub action_offsets: &'a [i64],
     /// Along `actions`: natural log, under the policy that sampled.
@@ -113,20 +114,14 @@ pub fn assemble(episodes: &Episodes) -> Result<Assembled> {
 
 struct Input<'a> {
     e: &'a Episodes<'a>,
-    observations: Rows<'a>,
     actions: Rows<'a>,
     rows: Rows<'a>,
 }
 
 impl<'a> Input<'a> {
     fn new(e: &'a Episodes<'a>) -> Result<Self> {
-        let observations = Rows::new(
-            "observation offsets",
-            e.observation_offsets,
-            e.observations.len(),
-        )?;
         let actions = Rows::new("action offsets", e.action_offsets, e.actions.len())?;
-        let n = observations.count();
+        let n = e.observations.len();
         same_length("action offsets", actions.count(), n, "transitions")?;
         let rows = Rows::new("episode offsets", e.episode_offsets, n)?;
         same_length(
@@ -179,16 +174,11 @@ impl<'a> Input<'a> {
                 }
             }
         }
-        Ok(Self {
-            e,
-            observations,
-            actions,
-            rows,
-        })
+        Ok(Self { e, actions, rows })
     }
 
     fn observation(&self, i: usize) -> &'a [i32] {
-        &self.e.observations[self.observations.range(i)]
+        self.e.observations[i]
     }
 
     fn action(&self, i: usize) -> &'a [i32] {
@@ -399,9 +389,8 @@ mod tests {
         let out = assemble(&Episodes {
             observations: &turns
                 .iter()
-                .flat_map(|t| t.observation.clone())
+                .map(|t| t.observation.as_slice())
                 .collect::<Vec<_>>(),
-            observation_offsets: &offsets(turns.iter().map(|t| t.observation.len()).collect()),
             actions: &actions,
             action_offsets: &offsets(turns.iter().map(|t| t.action.len()).collect()),
             logprobs: &logprobs,
@@ -458,8 +447,7 @@ mod tests {
     #[test]
     fn bad_input_is_refused_by_transition_and_index() {
         let good = Episodes {
-            observations: &[1, 2],
-            observation_offsets: &[0, 1, 2],
+            observations: &[&[1], &[2]],
             actions: &[3, 4, 5],
             action_offsets: &[0, 1, 3],
             logprobs: &[-1.0; 3],
@@ -493,7 +481,7 @@ mod tests {
         );
         assert!(
             message(Episodes {
-                observation_offsets: &[0, 2, 2],
+                observations: &[&[1, 2], &[]],
                 ..good
             })
             .contains("transition 1")

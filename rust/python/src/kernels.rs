@@ -250,8 +250,7 @@ fn row_nll<'py>(
 #[allow(clippy::too_many_arguments)]
 fn assemble<'py>(
     py: Python<'py>,
-    observations: In<'py, i32>,
-    observation_offsets: In<'py, i64>,
+    observations: Vec<In<'py, i32>>,
     actions: In<'py, i32>,
     action_offsets: In<'py, i64>,
     logprobs: In<'py, f32>,
@@ -266,9 +265,12 @@ fn assemble<'py>(
         (Some(a), None) => Advantages::PerEpisode(slice("advantages", a)?),
         (None, None) => Advantages::PerEpisode(&[]),
     };
+    let observations = observations
+        .iter()
+        .map(|o| slice("observations", o))
+        .collect::<PyResult<Vec<_>>>()?;
     let episodes = Episodes {
-        observations: slice("observations", &observations)?,
-        observation_offsets: slice("observation_offsets", &observation_offsets)?,
+        observations: &observations,
         actions: slice("actions", &actions)?,
         action_offsets: slice("action_offsets", &action_offsets)?,
         logprobs: slice("logprobs", &logprobs)?,

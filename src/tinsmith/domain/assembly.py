@@ -58,8 +58,7 @@ def assemble(
         observations = actions = logprobs = masked = versions = ()
     per_token: Floats | None = None if token_advantages is None else floats(token_advantages)
     out = _native.assemble(
-        _joined(observations, np.int32),
-        offsets_of(list(map(len, observations))),
+        observations,
         _joined(actions, np.int32),
         offsets_of(list(map(len, actions))),
         _joined(logprobs, np.float32),
