@@ -35,6 +35,10 @@ class Lane:
         self._queue.put((future, function))
         return Pending(future)
 
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             future, function = item

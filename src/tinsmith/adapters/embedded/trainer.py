@@ -13,7 +13,16 @@ from tinsmith import _native
 from tinsmith.adapters.embedded.lane import Lane
 from tinsmith.adapters.embedded.sampler import EmbeddedSampler
 from tinsmith.domain.datums import Batch
-from tinsmith.domain.errors import CapabilityError, ConfigError, JournalError, NonFiniteError, ShapeError, TrainingError
+from tinsmith.domain.errors import (
+    CancelledWorkError,
+    CapabilityError,
+    ConfigError,
+    JournalError,
+    NonFiniteError,
+    ShapeError,
+    TinsmithError,
+    TrainingError,
+)
 from tinsmith.domain.tokens import Floats, floats
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.sampler import Sampler
@@ -214,6 +223,10 @@ class EmbeddedTrainer:
                 return work()
             except FloatingPointError as error:
                 raise NonFiniteError(str(error)) from error
+            except RuntimeError as error:
+                if self._lane.closed and not isinstance(error, TinsmithError):  # `close` interrupted a batch
+                    raise CancelledWorkError(str(error)) from error
+                raise
 
         return self._lane.submit(translated)
 
