@@ -33,6 +33,8 @@ class Lane:
             raise CancelledWorkError("this backend was closed")
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._queue.put((future, function))
+        if self._closed.is_set():  # closed meanwhile: nobody may be left to take it
+            future.cancel()
         return Pending(future)
 
     @property
