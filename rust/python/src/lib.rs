@@ -3,7 +3,13 @@ mod boundary;
 mod engine;
 mod kernels;
 
+use mimalloc::MiMalloc;
 use pyo3::prelude::*;
+
+/// Columns and activations come and go by the megabyte; the system's allocator gives their pages back each time, and
+/// touching new ones costs more than filling them.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 mod files;
 mod sampling;
