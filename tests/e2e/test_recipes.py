@@ -66,6 +66,16 @@ def test_reinforcement_learning_teaches_the_tiny_model_to_add() -> None:
     assert after > before + 0.25
 
 
+def test_a_complete_run_says_so_and_is_left_as_it_is(chats: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*small("sl-basic", chats), "log_path=run", "export=none"]
+    assert main(words) == 0
+    before = Path("run/metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "complete" in capsys.readouterr().out
+    assert Path("run/metrics.jsonl").read_bytes() == before
+
+
 def test_supervised_learning_on_real_chats(shared: Path) -> None:
     data = shared / "data" / "chat" / "v1_sft_demo.jsonl"
     words = [f"data={data}", "max_steps=4", "batch_size=8", "max_length=256", "log_path=run", "export=none"]

@@ -112,6 +112,15 @@ def test_a_longer_run_goes_on_from_the_end_of_a_shorter_one() -> None:
     ]
 
 
+def test_another_batch_size_goes_on_at_the_next_example() -> None:
+    disk, states = MemoryDisk(), MemoryBlobStore()
+    supervised(disk, states, batch_size=4, epochs=2, max_steps=2)
+    supervised(disk, states, batch_size=3, epochs=2)
+    sizes = [row["num_sequences"] for row in lines(disk)]
+    assert sizes == [4, 4, 2, 3, 3, 3, 1]
+    assert sum(sizes) == 20, "each example once an epoch"
+
+
 def test_nothing_to_train_on_is_refused() -> None:
     with pytest.raises(DataError, match="no example"):
         SupervisedData([])

@@ -23,9 +23,12 @@ from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.settings import AdamSettings, CheckpointSettings, LoraSettings, OptimizerSettings
 
 MAY_CHANGE = frozenset(
-    {"max_steps", "num_epochs", "eval_every", "checkpoints", "track", "threads", "if_exists", "log_path", "export"}
+    {
+        *("max_steps", "num_epochs", "batch_size", "groups_per_batch"),
+        *("eval_every", "checkpoints", "track", "threads", "if_exists", "log_path", "export"),
+    }
 )
-"""Options that a run may be resumed with another value of."""
+"""Options that a run may be resumed with another value of: its place in the data is counted in examples or problems."""
 
 
 @frozen(kw_only=True)

@@ -99,6 +99,8 @@ class RLLoop:
         settings = self._settings
         step, cursor = restore(self._directory, self._trainer)
         position = int(cursor.get("problems", 0))
+        if step >= settings.max_steps:
+            self._progress.note(f"this run is complete: {step} steps were taken and none is left")
         metrics: Mapping[str, float] = {}
         policy = self._trainer.sampler()
         with graceful_interrupt() as interrupt:

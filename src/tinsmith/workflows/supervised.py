@@ -95,6 +95,8 @@ class SupervisedLoop:
             position, self._settings.num_epochs * len(self._data), self._settings.batch_size
         )
         self._total = step + left if self._settings.max_steps is None else min(step + left, self._settings.max_steps)
+        if step >= self._total:
+            self._progress.note(f"this run is complete: {step} steps were taken and none is left")
         queue: deque[_Submitted] = deque()
         metrics: Mapping[str, float] = {}
         self._clock = time.monotonic()
