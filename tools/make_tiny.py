@@ -38,6 +38,10 @@ CONFIG = {
     "bos_token_id": 0,
     "eos_token_id": 2,
 }
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 WORDS = [
     "apple",
     "river",
@@ -169,7 +173,10 @@ def main() -> None:
     texts = [m["content"] for row in rows[:20_000] for m in row["messages"]]  # type: ignore[attr-defined, index]
     make_tokenizer([*texts, *filler], start / "tokenizer.json")
     (start / "tokenizer_config.json").write_text(
-        json.dumps({"eos_token": "<|im_end|>", "bos_token": None, "renderer": "chatml"}, indent=1)
+        json.dumps(
+            {"eos_token": "<|im_end|>", "bos_token": None, "renderer": "chatml", "chat_template": CHAT_TEMPLATE},
+            indent=1,
+        )
     )
     (start / "config.json").write_text(json.dumps(CONFIG, indent=1))
 
