@@ -9,6 +9,7 @@ library would wrap around them, so they are quicker than the libraries themselve
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from tinsmith.domain.advantages import group_advantages, ragged_advantages
 from tinsmith.domain.assembly import assemble
 from tinsmith.domain.datums import Batch
 from tinsmith.domain.episodes import Episode, Group, StopReason, Transition
-from tinsmith.domain.losses import evaluate
-from tinsmith.domain.packing import pack
-from tinsmith.domain.returns import discounted_sums
+from tinsmith.domain.losses import evaluate, mean_nll
+from tinsmith.domain.packing import minibatches, pack
+from tinsmith.domain.returns import discounted_sums, gae
 from tinsmith.domain.tokens import offsets_of
+from tinsmith.domain.utf8 import decode_rows
 
 rng = np.random.default_rng(0)
 
@@ -187,3 +189,67 @@ def test_packing_of_2_000_datums(benchmark: Any, who: str) -> None:
         benchmark(pack, lengths, 4096)
     else:
         benchmark.pedantic(peer_best_fit, (as_list, 4096), rounds=3)
+
+
+def peer_gae(rewards: np.ndarray, values: np.ndarray, offsets: np.ndarray, gamma: float, lam: float) -> np.ndarray:
+    out = np.empty_like(rewards)
+    for a, b in pairwise(offsets):
+        running = following = 0.0
+        for t in range(b - 1, a - 1, -1):
+            running = rewards[t] + gamma * following - values[t] + gamma * lam * running
+            following = values[t]
+            out[t] = running
+    return out
+
+
+@pytest.mark.parametrize("who", ["tinsmith", "peer"])
+def test_gae_of_128_000_tokens(benchmark: Any, who: str) -> None:
+    benchmark.group = "GAE"
+    rewards, values, offsets = rng.random(128_000), rng.random(128_000), offsets_of([1000] * 128)
+    ends = np.zeros(128)
+    ours = gae(rewards, values, ends, offsets, gamma=0.99, lam=0.95)
+    assert ours == pytest.approx(peer_gae(rewards, values, offsets, 0.99, 0.95))
+    if who == "tinsmith":
+        benchmark(lambda: gae(rewards, values, ends, offsets, gamma=0.99, lam=0.95))
+    else:
+        benchmark(peer_gae, rewards, values, offsets, 0.99, 0.95)
+
+
+@pytest.mark.parametrize("who", ["tinsmith", "peer"])
+def test_mean_nll_of_128_000_tokens(benchmark: Any, who: str) -> None:
+    benchmark.group = "mean NLL"
+    lp = (-rng.random(128_000)).astype(np.float32)
+    w = rng.integers(0, 2, 128_000).astype(np.float32)
+
+    def peer() -> float:
+        return float(-(lp.astype(np.float64) * w).sum() / w.sum(dtype=np.float64))
+
+    assert mean_nll(lp, w) == pytest.approx(peer())
+    benchmark(mean_nll, lp, w) if who == "tinsmith" else benchmark(peer)
+
+
+@pytest.mark.parametrize("who", ["tinsmith", "peer"])
+def test_decoding_of_2_000_texts(benchmark: Any, who: str) -> None:
+    benchmark.group = "UTF-8"
+    rows = [("naïve 日本語 text " * 20).encode()[: 100 + i % 50] for i in range(2000)]
+
+    def peer() -> list[str]:
+        return [row.decode(errors="replace") for row in rows]
+
+    assert decode_rows(rows) == peer()
+    benchmark(decode_rows, rows) if who == "tinsmith" else benchmark(peer)
+
+
+@pytest.mark.parametrize("who", ["tinsmith", "peer"])
+def test_minibatches_of_2_000_datums(benchmark: Any, who: str) -> None:
+    benchmark.group = "minibatches (8, balanced in tokens)"
+    sizes = rng.integers(10, 200, 2000)
+    zeros = np.zeros(int(sizes.sum()), np.int32)
+    batch = Batch(tokens=zeros, targets=zeros, weights=zeros, offsets=offsets_of(sizes))
+
+    def peer() -> list[Batch]:
+        cuts = np.searchsorted(batch.offsets, np.arange(1, 8) * batch.num_tokens / 8)
+        return [Batch.of([batch[int(i)] for i in part]) for part in np.split(np.arange(2000), cuts)]
+
+    assert sum(len(b) for b in minibatches(batch, 8)) == sum(len(b) for b in peer()) == 2000
+    benchmark(minibatches, batch, 8) if who == "tinsmith" else benchmark(peer)
