@@ -50,7 +50,7 @@ def test_a_killed_run_equals_the_one_that_was_not(recipe: str, chats: str, tmp_p
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     run_killed(command(calm, *options(recipe, chats)), calm / "run", kills=0, seed=0, env=ENV)
     story = run_killed(command(killed, *options(recipe, chats)), killed / "run", kills=4, seed=7, records=6, env=ENV)
-    assert sum(s.killed for s in story) >= 2, story
+    assert any(s.killed for s in story), story
     assert compare_runs(calm / "run", killed / "run") == []
 
 
