@@ -83,8 +83,11 @@ async def roll_out_async(sampler: Sampler, builders: Sequence[GroupBuilder], pla
         async with gate:
             return await roll_out_group(sampler, builder, plan, index)
 
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(one(i, b)) for i, b in enumerate(builders)]
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(one(i, b)) for i, b in enumerate(builders)]
+    except BaseExceptionGroup as failures:  # the first failure stopped the others; it is the one to tell of
+        raise failures.exceptions[0] from failures
     return [task.result() for task in running]
 
 
