@@ -187,7 +187,16 @@ def main() -> None:
     for name, options in (("clean", CLEAN), ("sloppy", SLOPPY)):
         run = arguments.work / f"run-{name}"
         data = arguments.work / f"{name}.jsonl"
-        command = [sys.executable, "-m", "tinsmith", "sl-basic", f"model={final}", f"data={data}", f"log_path={run}"]
+        command = [
+            sys.executable,
+            "-m",
+            "tinsmith",
+            "sl-basic",
+            f"model={final}",
+            f"data={data}",
+            f"log_path={run}",
+            "if_exists=delete",
+        ]
         subprocess.run([*command, f"seed={arguments.seed}", *COMMON, *options], check=True)
         final = run / "final"
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -185,8 +185,13 @@ def run_logs(names: Sequence[str], project: str, run_name: str, config: Mapping[
     from tinsmith.adapters.tracking import make_tracker
 
     logs = [make_tracker(name, project) for name in names]
-    for log in logs:
-        log.start(run_name, config)
+    try:
+        for log in logs:
+            log.start(run_name, config)
+    except BaseException:
+        for log in logs:
+            log.close()
+        raise
     return logs
 
 

@@ -113,6 +113,19 @@ def test_the_last_box_is_found_whatever_stands_before_it(before: str, content: s
     assert answers.last_boxed(f"{before}\\boxed{{{content}}} done") == content
 
 
+@given(st.integers(0, 10**6))
+@example(50)
+def test_marks_around_a_number_are_no_part_of_it(number: int) -> None:
+    for written in (f"{number}%", f"{number}%.", f"{number}.", f"${number}", f"${number}."):
+        assert answers.same_number(str(number), written), written
+    assert answers.same_number(str(-number), f"-${number}")
+
+
+def test_a_dash_between_numbers_is_no_sign() -> None:
+    assert answers.last_number("between 5-10") == "10"
+    assert answers.last_number("it is -10") == "-10"
+
+
 def test_a_box_that_is_never_closed_gives_no_credit_for_an_earlier_one() -> None:
     assert answers.last_boxed(r"\boxed{4} no, wait: \boxed{5") is None
 

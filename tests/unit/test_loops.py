@@ -221,3 +221,10 @@ def test_rl_goes_on_from_a_checkpoint_as_if_never_stopped() -> None:
 
 def _timeless(row: dict[str, float]) -> dict[str, float]:
     return {k: v for k, v in row.items() if not k.startswith("time/") and k != "progress" and "test/" not in k}
+
+
+def test_metrics_of_substeps_keep_what_only_a_later_one_reports() -> None:
+    from tinsmith.workflows.rl import _mean_metrics
+
+    merged = _mean_metrics([{"a:sum": 1.0, "r:max": 2.0}, {"a:sum": 3.0, "r:max": 1.0, "late": 4.0}])
+    assert merged == {"a:sum": 4.0, "r:max": 2.0, "late": 4.0}

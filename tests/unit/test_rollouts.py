@@ -96,3 +96,42 @@ def test_an_environment_that_hangs_costs_its_deadline(trainer: FakeTrainer) -> N
     with pytest.raises(DeadlineError):
         roll_out(trainer.sampler().result(), [Builder(envs)], plan(turn_timeout=0.2))
     assert [e.closed for e in envs] == [1, 1]
+
+
+class Slow(Scripted):
+    """Its step takes a while, and says whether the environment was closed meanwhile."""
+
+    closed_while_stepping = False
+
+    async def step(self, action: Action) -> Step:
+        try:
+            await asyncio.sleep(0.3)
+        finally:
+            self.closed_while_stepping = self.closed > 0
+        return await super().step(action)
+
+
+def test_no_environment_is_closed_while_it_steps(trainer: FakeTrainer) -> None:
+    slow = Slow("")
+    with pytest.raises(ConnectionError):
+        roll_out(trainer.sampler().result(), [Builder([Scripted("fail"), slow])], plan())
+    assert slow.closed == 1
+    assert not slow.closed_while_stepping
+
+
+class StopsAt(Scripted):
+    def __init__(self, stop_id: int) -> None:
+        super().__init__("", turns=1)
+        self.stop_id = stop_id
+
+    async def reset(self) -> Observation:
+        return Observation(ints([5, 5, 5]), stop_ids=(self.stop_id,))
+
+
+def test_environments_that_stop_differently_share_no_sample(trainer: FakeTrainer) -> None:
+    asked = []
+    sampler = trainer.sampler().result()
+    real = sampler.sample
+    sampler.sample = lambda prompt, params, n=1: (asked.append(params.stop_ids), real(prompt, params, n))[1]  # type: ignore[method-assign]
+    roll_out(sampler, [Builder([StopsAt(0), StopsAt(1)])], plan())
+    assert sorted(asked) == [(0,), (1,)]

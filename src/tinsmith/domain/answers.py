@@ -10,15 +10,15 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
+_NUMBER = re.compile(r"(?:(?<![\d.])[-+])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)")
 _MAX_CHARS = 400
 """A number longer than this is refused: nobody's answer, and big integers cost quadratic time."""
 
 
 def parse_number(text: str) -> Fraction | None:
     """The number that `text` is, apart from spaces, a leading `$` and a final full stop or `%`; else None."""
-    text = text.strip().removeprefix("$").removesuffix("%").strip()
-    text = text.removesuffix(".")
+    text = text.strip().removesuffix(".").removesuffix("%").strip()
+    text = "-" + text[2:] if text.startswith("-$") else text.removeprefix("$")
     if len(text) > _MAX_CHARS or not _NUMBER.fullmatch(text):
         return None
     return Fraction(text.replace(",", ""))

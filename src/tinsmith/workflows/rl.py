@@ -241,7 +241,7 @@ def _policy_metrics(parts: Sequence[tuple[Batch, TrainResult]], prefix: str) -> 
 def _mean_metrics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Of the substeps of one step: sums (`...:sum`) add up, extremes stay extremes, the rest is averaged."""
     out: dict[str, float] = {}
-    for name in parts[0]:
+    for name in dict.fromkeys(name for part in parts for name in part):
         values = [p[name] for p in parts if name in p]
         kind = name.rpartition(":")[2]
         if kind in ("max", "min"):

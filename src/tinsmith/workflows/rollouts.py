@@ -99,24 +99,30 @@ async def roll_out_group(sampler: Sampler, builder: GroupBuilder, plan: RolloutP
         first = observations[0]
         shared: list[Completion | None] = [None] * len(envs)
         same = all(
-            o is first or (o.tokens.tobytes() == first.tokens.tobytes() and o.stop == first.stop) for o in observations
+            o is first
+            or (o.tokens.tobytes(), o.stop_ids, o.stop) == (first.tokens.tobytes(), first.stop_ids, first.stop)
+            for o in observations
         )
         if same and len(first.tokens) < sampler.context:
             seed = draw_seed(plan.seed, plan.split, plan.step, index)
             params = plan.params(first, seed, sampler.context)
             result = await _within(plan, sampler.sample(first.tokens, params, n=len(envs)))
             shared = list(result.completions)
-        episodes = await asyncio.gather(
-            *(
-                _episode(sampler, env, observation, completion, plan, (index, member))
+        # A failure ends the other episodes before anything is closed.
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(_episode(sampler, env, observation, completion, plan, (index, member)))
                 for member, (env, observation, completion) in enumerate(zip(envs, observations, shared, strict=True))
-            )
-        )
+            ]
+        episodes = [task.result() for task in running]
         final = await _within(plan, builder.grade(episodes))
         graded = tuple(evolve(e, final_reward=float(r)) if r else e for e, r in zip(episodes, final, strict=True))
         return Group(problem=builder.problem, episodes=graded, tags=builder.tags)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
     finally:
-        await asyncio.gather(*(env.close() for env in envs), return_exceptions=True)
+        # What closing raises, or its deadline, must not hide what came before it.
+        await asyncio.gather(*(_within(plan, env.close()) for env in envs), return_exceptions=True)
 
 
 async def _episode(

@@ -121,20 +121,22 @@ class EmbeddedSampler:
                 finished = self._native.run(_STEPS_PER_RUN)
             except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
                 with self._wake:
-                    for future in self._waiting.values():
-                        if future.set_running_or_notify_cancel():
-                            future.set_exception(error)
+                    failed = dict(self._waiting)
                     self._waiting.clear()
+                for request, future in failed.items():
+                    self._native.cancel(request)  # the engine still has it; its answer finds nobody waiting
+                    if future.set_running_or_notify_cancel():
+                        future.set_exception(error)
                 continue
             for item in finished:
                 with self._wake:
-                    future = self._waiting.pop(item["id"])
-                if not future.set_running_or_notify_cancel():
+                    waiting = self._waiting.pop(item["id"], None)
+                if waiting is None or not waiting.set_running_or_notify_cancel():
                     continue
                 if item["error"] is not None:
-                    future.set_exception(NonFiniteError(item["error"]))
+                    waiting.set_exception(NonFiniteError(item["error"]))
                 else:
-                    future.set_result(_result(item))
+                    waiting.set_result(_result(item))
 
 
 def _prompt_logprobs(result: SampleResult) -> Floats:
