@@ -121,3 +121,14 @@ def test_problems_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[st
     right = write(tmp_path / "right.jsonl", {"question": "How many?", "answer": "#### 3"})
     said = refused(capsys, "rl-basic", "env=gsm8k", f"data={right}", "max_tokens=1020")
     assert "context" in said
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "chats.jsonl", GOOD, GOOD)
+    words = ["sl-basic", f"data={data}", "batch_size=1", "log_path=run", "export=none"]
+    assert main([*words, "max_steps=1"]) == 0
+    changed = {"messages": [GOOD["messages"][0], {"role": "assistant", "content": "goodbye"}]}
+    write(tmp_path / "chats.jsonl", GOOD, changed)
+    assert "the data changed" in refused(capsys, *words)
+    write(tmp_path / "chats.jsonl", GOOD, GOOD)
+    assert main(words) == 0

@@ -79,6 +79,11 @@ class ProblemSource(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the problems do; a run goes on with the problems that it began with alone."""
+        ...
+
     def __len__(self) -> int:
         """Problems in one pass."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -144,4 +145,5 @@ def _boxed(
         suffix=suffix,
         format_coef=format_coef,
     )
-    return ProblemSet(name, task, len(problems), problems.__getitem__, seed)
+    digest = hashlib.blake2b(repr([(p.question, p.answer) for p in problems]).encode(), digest_size=16)
+    return ProblemSet(name, task, len(problems), problems.__getitem__, seed, fingerprint=digest.hexdigest())

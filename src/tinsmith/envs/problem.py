@@ -117,6 +117,7 @@ class ProblemSet:
     seed: int | None = None
     """None keeps the order."""
     tags: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return self.length

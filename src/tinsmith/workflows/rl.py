@@ -28,7 +28,7 @@ from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.loss_step import forward_backward
 from tinsmith.workflows.rollout_log import to_rows
 from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
-from tinsmith.workflows.saving import batch_digest, restore, save_now
+from tinsmith.workflows.saving import batch_digest, restore, same_data, save_now
 from tinsmith.workflows.settings import CheckpointSettings, OptimizerSettings
 
 EVAL_GROUPS = 512
@@ -98,6 +98,7 @@ class RLLoop:
         """The metrics of the last step and of the final evaluation. Raises as `SupervisedLoop.run` does."""
         settings = self._settings
         step, cursor = restore(self._directory, self._trainer)
+        same_data(cursor, self._problems.fingerprint, str(self._directory.path))
         position = int(cursor.get("problems", 0))
         if step >= settings.max_steps:
             self._progress.note(f"this run is complete: {step} steps were taken and none is left")
@@ -112,21 +113,24 @@ class RLLoop:
                     metrics, policy = self._step(sampler, step, position)
                 except NonFiniteError as error:
                     if settings.num_substeps == 1:  # else the weights may stand between two steps
-                        save_now(self._directory, self._trainer, "rolling", step, {"problems": position})
+                        save_now(self._directory, self._trainer, "rolling", step, self._cursor(position))
                     raise NonFiniteError(f"step {step}: {error}") from error
                 finally:
                     sampler.close()
                 step, position = step + 1, position + settings.groups_per_batch
                 keep = settings.checkpoints.kind_after(step) if step < settings.max_steps else None
                 if keep is not None:
-                    save_now(self._directory, self._trainer, keep, step, {"problems": position})
+                    save_now(self._directory, self._trainer, keep, step, self._cursor(position))
                 self._progress.update(step, settings.max_steps, metrics)
             done = step >= settings.max_steps
-            save_now(self._directory, self._trainer, "final" if done else "rolling", step, {"problems": position})
+            save_now(self._directory, self._trainer, "final" if done else "rolling", step, self._cursor(position))
             if not done:
                 raise KeyboardInterrupt
             self._directory.finish("max_steps")
         return metrics
+
+    def _cursor(self, problems: int) -> Mapping[str, Any]:
+        return {"problems": problems, "data": self._problems.fingerprint}
 
     def _step(self, sampler: Sampler, step: int, position: int) -> tuple[Mapping[str, float], Pending[Sampler]]:
         settings, began = self._settings, time.monotonic()

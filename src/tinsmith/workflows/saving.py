@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tinsmith.domain.datums import COLUMNS, Batch
+from tinsmith.domain.errors import ConfigError
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.trainer import Trainer
 from tinsmith.workflows.journal import RunDirectory
@@ -21,6 +22,15 @@ def restore(run: RunDirectory, trainer: Trainer) -> tuple[int, Mapping[str, Any]
         delete=lambda handle: trainer.delete_state(handle).result(),
     )
     return (0, {}) if point is None else (point.step, point.cursor)
+
+
+def same_data(cursor: Mapping[str, Any], fingerprint: str, where: str) -> None:
+    """Refuse to go on with other data than a run began with: its place in them would mean something else."""
+    if cursor.get("data", fingerprint) != fingerprint:
+        raise ConfigError(
+            f"{where}: the data changed since this run began, so it cannot go on; restore the data, use another "
+            "log_path, or start again with if_exists=delete"
+        )
 
 
 def submit_save(run: RunDirectory, trainer: Trainer, keep: Keep, step: int) -> Pending[str]:

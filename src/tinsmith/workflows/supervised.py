@@ -17,7 +17,7 @@ from tinsmith.ports.trainer import LossSpec, OptimResult, Trainer, TrainResult
 from tinsmith.workflows.evaluation import NllEvaluator
 from tinsmith.workflows.interrupt import graceful_interrupt
 from tinsmith.workflows.journal import RunDirectory
-from tinsmith.workflows.saving import Keep, batch_digest, record_save, restore, save_now, submit_save
+from tinsmith.workflows.saving import Keep, batch_digest, record_save, restore, same_data, save_now, submit_save
 from tinsmith.workflows.settings import CheckpointSettings, OptimizerSettings
 from tinsmith.workflows.supervised_data import SupervisedData, normalised
 
@@ -90,6 +90,7 @@ class SupervisedLoop:
         weights before it, when a step gives no finite number.
         """
         step, cursor = restore(self._directory, self._trainer)
+        same_data(cursor, self._data.fingerprint, str(self._directory.path))
         position = int(cursor.get("examples", 0))
         left = self._data.steps_between(
             position, self._settings.num_epochs * len(self._data), self._settings.batch_size
@@ -109,11 +110,14 @@ class SupervisedLoop:
             while queue:
                 metrics = self._finish(queue.popleft())
             if step < self._total:
-                save_now(self._directory, self._trainer, "rolling", step, {"examples": position})
+                save_now(self._directory, self._trainer, "rolling", step, self._cursor(position))
                 raise KeyboardInterrupt
-            save_now(self._directory, self._trainer, "final", step, {"examples": position})
+            save_now(self._directory, self._trainer, "final", step, self._cursor(position))
             self._directory.finish("max_steps" if step == self._settings.max_steps else "end of data")
         return metrics
+
+    def _cursor(self, examples: int) -> Mapping[str, Any]:
+        return {"examples": examples, "data": self._data.fingerprint}
 
     def _submit(self, step: int, position: int) -> _Submitted:
         settings = self._settings
@@ -162,13 +166,13 @@ class SupervisedLoop:
         self._clock = now
         self._directory.record_step(item.step, metrics, datums=batch_digest(item.batch))
         if item.saved is not None and item.keep is not None:
-            record_save(self._directory, item.keep, item.step + 1, item.saved, {"examples": item.end})
+            record_save(self._directory, item.keep, item.step + 1, item.saved, self._cursor(item.end))
         self._progress.update(item.step + 1, self._total, metrics)
         return metrics
 
     def _leave(self, item: _Submitted) -> None:
         """Save the weights before a step that failed; the trainer refused all steps behind it."""
         try:
-            save_now(self._directory, self._trainer, "rolling", item.step, {"examples": item.start})
+            save_now(self._directory, self._trainer, "rolling", item.step, self._cursor(item.start))
         except TrainingError as error:  # the failure itself is what the caller hears of
             self._progress.note(f"no checkpoint of step {item.step} could be written: {error}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from tinsmith.domain.datums import Batch, Datum
 from tinsmith.domain.errors import DataError
 
 
-@frozen(eq=False)
+@frozen(eq=False, slots=False)
 class SupervisedData:
     """Examples, each of one or more datums, passed over again and again in an order fixed by (seed, epoch).
 
@@ -30,6 +31,18 @@ class SupervisedData:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fixed by every token, target and weight, and the order of the examples."""
+        state = hashlib.blake2b(digest_size=16)
+        for example in self.examples:
+            for datum in example:
+                for column in (datum.tokens, datum.targets, datum.weights):
+                    state.update(f"{column.shape};".encode())
+                    state.update(column.tobytes())
+            state.update(b"|")
+        return state.hexdigest()
 
     def batch(self, position: int, batch_size: int) -> tuple[Batch, int]:
         """The batch that starts at `position`, and the position after it."""
