@@ -205,6 +205,7 @@ def expected_weights(conversation: Conversation, train_on: TrainOn) -> list[floa
         TrainOn.LAST_ASSISTANT_MESSAGE: lambda i: i == last,
         TrainOn.LAST_ASSISTANT_TURN: lambda i: i > question and messages[i].role == "assistant",
         TrainOn.ALL_ASSISTANT_MESSAGES: lambda i: messages[i].role == "assistant",
+        TrainOn.ALL_USER_AND_SYSTEM_MESSAGES: lambda i: messages[i].role in ("user", "system"),
         TrainOn.ALL_MESSAGES: lambda i: True,
         TrainOn.ALL_TOKENS: lambda i: True,
         TrainOn.CUSTOMISED: lambda i: True,

@@ -110,7 +110,7 @@ def one(**message: Any) -> dict[str, Any]:
         (one(role="assistant"), "message 1: content is null or missing"),
         (one(role="assistant", content=None), "message 1: content is null or missing"),
         (one(role="assistant", content=3), "message 1: content must be text or a list of parts, not int"),
-        (one(role="assistant", content=[{"type": "image", "url": "x"}]), "message 1: part 0: of type 'image'"),
+        (one(role="assistant", content=[{"type": "image"}]), "message 1: part 0: source must be bytes, a URL or a"),
         (one(role="assistant", content=[{"type": "video", "value": "x"}]), "part 0: type 'video' is not one of"),
         (one(role="assistant", content="a", images=["x.png"]), "'images' cannot be carried"),
         (one(role="assistant", content="a", tool_cals=[{}]), "unknown key 'tool_cals'; did you mean 'tool_calls'"),

@@ -20,7 +20,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinsmith.domain.errors import DataError
-from tinsmith.domain.messages import Conversation, Message, Part, Preference, TextPart, ThinkingPart, Tool, ToolCall
+from tinsmith.domain.messages import (
+    AudioPart,
+    Conversation,
+    ImagePart,
+    Message,
+    Part,
+    Preference,
+    TextPart,
+    ThinkingPart,
+    Tool,
+    ToolCall,
+)
 
 _EXCHANGES = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("instruction", "output"))
 _ROLES = {
@@ -49,6 +60,14 @@ _KEYS = (
 _NOT_CARRIED = ("image", "images", "audio", "audios", "video", "videos", "refusal")
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _THINKING_TYPES = ("thinking", "reasoning")
+_MEDIA: Mapping[str, type[ImagePart | AudioPart]] = {
+    "image": ImagePart,
+    "image_url": ImagePart,
+    "input_image": ImagePart,
+    "audio": AudioPart,
+    "audio_url": AudioPart,
+    "input_audio": AudioPart,
+}
 
 
 def conversation_from_row(
@@ -212,6 +231,8 @@ def _part(part: Any) -> Part | ToolCall:
     if not isinstance(part, Mapping):
         raise DataError(f"must be an object or text, not {type(part).__name__}")
     kind = part.get("type")
+    if isinstance(kind, str) and kind in _MEDIA:
+        return _media(kind, part)
     keys = [k for k in ("value", "text", *_THINKING, "tool_call") if part.get(k) is not None]
     if len(keys) != 1:
         raise DataError(f"of type {kind!r} must have its text under one key ('text' or 'value'), has {sorted(part)}")
@@ -224,7 +245,17 @@ def _part(part: Any) -> Part | ToolCall:
         return TextPart(value)
     if kind in _THINKING_TYPES:
         return ThinkingPart(value)
-    raise DataError(f"type {kind!r} is not one of {', '.join((*_TEXT_TYPES, *_THINKING_TYPES, 'tool_call'))}")
+    raise DataError(f"type {kind!r} is not one of {', '.join((*_TEXT_TYPES, *_THINKING_TYPES, *_MEDIA, 'tool_call'))}")
+
+
+def _media(kind: str, part: Mapping[str, Any]) -> ImagePart | AudioPart:
+    """`{type: image, image | url | path: SOURCE}`, `{type: image_url, image_url: SOURCE | {url: SOURCE}}`, the same for
+    audio, and `{type: input_audio, input_audio: {data: BASE64}}`."""
+    value = next((part[k] for k in (kind, "image", "audio", "image_url", "url", "path", "value") if part.get(k)), None)
+    if isinstance(value, Mapping):
+        data = value.get("data")
+        value = f"data:audio/{value.get('format', 'wav')};base64,{data}" if data else value.get("url")
+    return _MEDIA[kind]("" if value is None else value)  # which refuses what is no source
 
 
 def _openai_call(call: Any, index: int) -> ToolCall:

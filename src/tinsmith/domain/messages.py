@@ -46,7 +46,27 @@ class ThinkingPart:
     text: str = field(validator=_well_formed)
 
 
-Part: TypeAlias = TextPart | ThinkingPart
+def _source(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str | bytes) or not value:
+        raise DataError(f"{attribute.name} must be bytes, a URL or a path, not {value!r:.40}")
+
+
+@frozen
+class ImagePart:
+    """An image: the bytes of an image file, or the URL or path where it lies. Rendering never opens it."""
+
+    source: str | bytes = field(validator=_source, repr=lambda s: repr(s[:40]))
+
+
+@frozen
+class AudioPart:
+    """A sound: the bytes of an audio file, or the URL or path where it lies. Rendering never opens it."""
+
+    source: str | bytes = field(validator=_source, repr=lambda s: repr(s[:40]))
+
+
+MediaPart: TypeAlias = ImagePart | AudioPart
+Part: TypeAlias = TextPart | ThinkingPart | ImagePart | AudioPart
 
 
 @frozen
@@ -114,7 +134,7 @@ class Message:
             near = difflib.get_close_matches(str(self.role), ROLES, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise DataError(f"unknown role {self.role!r} (known: {', '.join(ROLES)}){hint}")
-        if self.content is None or not all(isinstance(p, TextPart | ThinkingPart) for p in self.content):
+        if not isinstance(self.content, tuple) or not all(isinstance(p, Part) for p in self.content):
             raise DataError(f"content must be text or parts, not {self.content!r:.60}")
         if self.weight is not None and not (math.isfinite(self.weight) and self.weight >= 0):
             raise DataError(f"weight={self.weight}: finite, 0 or more")
@@ -146,6 +166,11 @@ class Message:
         """All thinking parts joined; None when there is none."""
         parts = [p.text for p in self.content if isinstance(p, ThinkingPart)]
         return "".join(parts) if parts else None
+
+    @property
+    def media(self) -> tuple[MediaPart, ...]:
+        """Images and sounds in order."""
+        return tuple(p for p in self.content if isinstance(p, MediaPart))
 
 
 @frozen

@@ -15,9 +15,12 @@ from tinsmith.rendering.records import (
     TooLong,
     TrainOn,
 )
-from tinsmith.rendering.registry import for_model, get, names, recommended
+from tinsmith.rendering.registry import for_model, get, names, recommended, register, unregister
+from tinsmith.rendering.streaming import Delta, DeltaKind, Stream
 
 __all__ = [
+    "Delta",
+    "DeltaKind",
     "Examples",
     "Failure",
     "FailureKind",
@@ -28,6 +31,7 @@ __all__ = [
     "Rendered",
     "Renderer",
     "Stop",
+    "Stream",
     "Termination",
     "TooLong",
     "TrainOn",
@@ -35,4 +39,6 @@ __all__ = [
     "get",
     "names",
     "recommended",
+    "register",
+    "unregister",
 ]

@@ -1,44 +1,64 @@
 """The contract of every chat format.
 
-A format is a class with five things of its own: the control tokens it needs, `stop`, `is_prefix_stable`, how it writes
-messages (`_write`, `_write_header`), and how it reads a completion (`parse`). Everything else follows here, the same
-for all.
+A format is a class with a few things of its own: what it holds (`needs`, `roles`, `thinks`, `calls_tools`,
+`placeholders`), `stop`, `is_prefix_stable`, how it writes messages (`_write`, `_write_header`), and how it reads a
+completion (`parse`). Everything else follows here, the same for all.
 """
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from attrs import evolve
 
 from tinsmith.domain.errors import RenderError
-from tinsmith.domain.messages import Conversation, Message, Tool
+from tinsmith.domain.messages import Conversation, MediaPart, Message, TextPart, Tool
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.tokenizer import Tokenizer
+from tinsmith.rendering.given import conversation_of, messages_of, tools_of
 from tinsmith.rendering.records import Examples, Origin, Overlong, Parsed, Rendered, Stop, Termination, TrainOn
-from tinsmith.rendering.script import Script
+from tinsmith.rendering.script import LooseScript, Script
+from tinsmith.rendering.streaming import Stream
 from tinsmith.rendering.supervised import examples_of
+
+Memo = dict[tuple[str, bool], tuple[Ints, Ints]]
 
 
 class Renderer(ABC):
     """Messages to tokens and back, for one format and one tokenizer. Stateless: the same input gives the same
-    tokens."""
+    tokens.
+
+    Messages, tools and conversations are given as values of the domain or as the mappings that chat APIs use
+    (`{"role": ..., "content": ...}`).
+    """
 
     needs: tuple[str, ...] = ()
     """Control tokens without which the format cannot be written."""
+    roles: tuple[str, ...] = ("system", "user", "assistant", "tool")
+    """Roles that the format has a form for."""
+    thinks: bool = True
+    """It has a form for thinking."""
+    calls_tools: bool = True
+    """It has a form for tools, calls and results."""
+    placeholders: Mapping[type[MediaPart], str] = {}
+    """The kinds of media that the format takes, each with the control token that stands for one."""
     is_prefix_stable: bool = True
     """A prompt and its sampled answer are a prefix of every later rendering of that conversation. Where it is False,
     later turns rewrite earlier ones, and a conversation becomes several datums."""
 
     def __init__(self, name: str, tokenizer: Tokenizer) -> None:
-        missing = [t for t in self.needs if t not in tokenizer.special_tokens]
+        missing = [t for t in (*self.needs, *self.placeholders.values()) if t not in tokenizer.special_tokens]
         if missing:
             raise RenderError(
                 f"format {name!r} needs the control tokens {missing}; tokenizer {tokenizer.name!r} lacks them"
             )
         self.name = name
         self.tokenizer = tokenizer
+        self._script: type[Script] = Script
 
     # What a format says.
 
@@ -62,35 +82,56 @@ class Renderer(ABC):
     def _write_after_stop(self, out: Script) -> None:  # noqa: B027 - nothing to write is the rule
         """Write what follows a sampled stop and is never sampled itself."""
 
+    def _write_media(self, out: Script, part: MediaPart) -> None:
+        """Write what stands for an image or a sound: its placeholder, and what the format puts around it."""
+        out.control(self.placeholders[type(part)])
+
     def _check(self, index: int, message: Message) -> None:  # noqa: B027 - no limits is a format too
-        """Raise RenderError for a message that the format has no form for."""
+        """Raise RenderError for a message that the format has no form for, beyond what the class attributes say."""
 
     def _bridges(self, prompt: Ints, completion: Ints, new: Sequence[Message]) -> bool:
         """Whether the format leaves this prompt and completion as they are once `new` follows."""
         return self.is_prefix_stable
 
+    # What formats share.
+
+    def _write_content(self, out: Script, message: Message) -> None:
+        """Write text and media in order; thinking is left to the format."""
+        for part in message.content:
+            if isinstance(part, TextPart):
+                out.text(part.text, Origin.TEXT)
+            elif isinstance(part, MediaPart):
+                self._write_media(out, part)
+
     # What follows from it.
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Rendered:
+    def render(
+        self, messages: Sequence[Message | Mapping[str, Any]], tools: Sequence[Tool | Mapping[str, Any]] = ()
+    ) -> Rendered:
         """All messages, as the format writes a finished conversation."""
-        return self._render(messages, tools, {})
+        return self._render(messages_of(messages), tools_of(tools), {})
 
     def generation_prompt(
-        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), prefill: str = ""
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        *,
+        tools: Sequence[Tool | Mapping[str, Any]] = (),
+        prefill: str = "",
     ) -> Rendered:
         """Tokens after which the model answers. `prefill` starts the answer: text that the model goes on from."""
-        self.check(messages)
-        out = Script(self.tokenizer)
+        messages, tools = messages_of(messages), tools_of(tools)
+        self.check(messages, tools)
+        out = self._script(self.tokenizer)
         self._write(out, messages, tools, 0)
         out.message = len(messages)
         self._write_header(out)
         out.cut()
         out.text(prefill, Origin.TEXT)
-        return out.render()
+        return self._with_media(out.render(), messages)
 
     def supervised(
         self,
-        conversation: Conversation,
+        conversation: Conversation | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]],
         *,
         train_on: TrainOn | str = TrainOn.ALL_ASSISTANT_MESSAGES,
         max_length: int | None = None,
@@ -102,8 +143,9 @@ class Renderer(ABC):
         `max_length` bounds the T tokens of a datum. Raises NothingToTrain, TooLong (see `overlong`), and RenderError
         for a message that the format cannot hold.
         """
-        self.check(conversation.messages)
-        memo: dict[tuple[str, bool], tuple[Ints, Ints]] = {}
+        conversation = conversation_of(conversation)
+        self.check(conversation.messages, conversation.tools)
+        memo: Memo = {}
         return examples_of(
             conversation,
             lambda n: self._render(conversation.messages[:n], conversation.tools, memo),
@@ -114,43 +156,92 @@ class Renderer(ABC):
         )
 
     def bridge(
-        self, prompt: Sequence[int] | Ints, completion: Sequence[int] | Ints, new_messages: Sequence[Message]
+        self,
+        prompt: Sequence[int] | Ints,
+        completion: Sequence[int] | Ints,
+        new_messages: Sequence[Message | Mapping[str, Any]],
     ) -> Ints | None:
         """The next generation prompt, beginning with `prompt` and `completion` byte for byte; None where the format
         would write them otherwise now, or where the completion did not end at its stop. `prompt` is a generation
         prompt."""
-        prompt, completion = ints(prompt), ints(completion)
-        if not new_messages or any(m.role == "assistant" for m in new_messages):
+        prompt, completion, new = ints(prompt), ints(completion), messages_of(new_messages)
+        if not new or any(m.role == "assistant" for m in new):
             return None
-        if self.parse(completion).termination is not Termination.STOP or not self._bridges(
-            prompt, completion, new_messages
-        ):
+        if self.parse(completion).termination is not Termination.STOP or not self._bridges(prompt, completion, new):
             return None
-        messages = (Message("assistant"), *new_messages)
+        messages = (Message("assistant"), *new)
         self.check(messages, answered=True)
-        out = Script(self.tokenizer)
+        out = self._script(self.tokenizer)
         self._write_after_stop(out)
         self._write(out, messages, (), 1)
         self._write_header(out)
         return np.concatenate([prompt, completion, out.render().ids])
 
-    def check(self, messages: Sequence[Message], *, answered: bool = False) -> None:
+    def stream(self) -> Stream:
+        """A parser that is fed a completion as it is sampled; see `Stream`."""
+        return Stream(self)
+
+    def check(self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, answered: bool = False) -> None:
         """Raise RenderError, naming the message, for messages that cannot be rendered. `answered`: they follow a turn
         that may have called tools."""
-        called = answered
+        declared = {tool.name for tool in tools}
+        if declared and not self.calls_tools:
+            raise RenderError(f"{self.name} has no form for tools")
+        called, ids = answered, set[str]()
         for i, message in enumerate(messages):
+            self._check_form(i, message)
             self._check(i, message)
+            for call in message.tool_calls:
+                if declared and call.name not in declared:
+                    raise RenderError(
+                        f"message {i} calls the tool {call.name!r}, which is not declared "
+                        f"(declared: {', '.join(sorted(declared))})"
+                    )
+            if message.role == "tool":
+                if not called:
+                    raise RenderError(f"message {i} is a tool result, but no message before it calls a tool")
+                if ids and message.tool_call_id is not None and message.tool_call_id not in ids:
+                    raise RenderError(
+                        f"message {i} is the result of call {message.tool_call_id!r}; no call before it has that id"
+                    )
             called = called or bool(message.tool_calls or message.unparsed_tool_calls)
-            if message.role == "tool" and not called:
-                raise RenderError(f"message {i} is a tool result, but no message before it calls a tool")
+            ids |= {call.id for call in message.tool_calls if call.id is not None}
 
-    def _render(
-        self, messages: Sequence[Message], tools: Sequence[Tool], memo: dict[tuple[str, bool], tuple[Ints, Ints]]
-    ) -> Rendered:
-        self.check(messages)
-        out = Script(self.tokenizer, memo)
+    def _check_form(self, index: int, message: Message) -> None:
+        if message.role not in self.roles:
+            raise RenderError(f"message {index}: {self.name} has no form for role {message.role!r}")
+        if message.thinking and not self.thinks:
+            raise RenderError(f"message {index}: {self.name} has no form for thinking")
+        if (message.tool_calls or message.unparsed_tool_calls) and not self.calls_tools:
+            raise RenderError(f"message {index}: {self.name} has no form for tool calls")
+        for part in message.media:
+            if type(part) not in self.placeholders:
+                what = type(part).__name__.removesuffix("Part").lower()
+                raise RenderError(f"message {index} holds an {what} part; {self.name} is a format without {what}s")
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[Tool], memo: Memo) -> Rendered:
+        self.check(messages, tools)
+        out = self._script(self.tokenizer, memo)
         self._write(out, messages, tools, 0)
-        return out.render()
+        return self._with_media(out.render(), messages)
+
+    def _with_media(self, rendered: Rendered, messages: Sequence[Message]) -> Rendered:
+        """Pair each placeholder with its part."""
+        if not any(m.media for m in messages):
+            return rendered
+        which = [self.tokenizer.special_tokens[t] for t in self.placeholders.values()]
+        at = np.flatnonzero(np.isin(rendered.ids, which)).tolist()
+        parts = [part for i in dict.fromkeys(rendered.message[at].tolist()) for part in messages[i].media]
+        if len(parts) != len(at):
+            raise RenderError(f"{self.name} wrote {len(at)} placeholders for {len(parts)} images and sounds")
+        return evolve(rendered, media=tuple(zip(at, parts, strict=True)))
+
+    def allow_control_tokens(self) -> Renderer:
+        """From now on text that spells a control token becomes that token, whoever wrote it. Only for text that is
+        trusted: whoever writes a message can then end it and speak as anyone."""
+        warnings.warn(f"{self.name}: text may now write control tokens, anyone's text", stacklevel=2)
+        self._script = LooseScript
+        return self
 
     def __repr__(self) -> str:
         return f"<renderer {self.name} on {self.tokenizer.name}>"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Message, Tool
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.tokenizer import Tokenizer
@@ -22,6 +21,9 @@ SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Huggin
 
 class ChatML(Renderer):
     needs = (_START, _END)
+    roles = ("system", "user", "assistant")
+    thinks = False
+    calls_tools = False
 
     def __init__(self, name: str, tokenizer: Tokenizer, default_system: str | None = None) -> None:
         super().__init__(name, tokenizer)
@@ -32,15 +34,7 @@ class ChatML(Renderer):
     def stop(self) -> Stop:
         return Stop(ids=tuple(dict.fromkeys((self._end, *self.tokenizer.eos_ids))))
 
-    def _check(self, index: int, message: Message) -> None:
-        if message.role not in ("system", "user", "assistant"):
-            raise RenderError(f"message {index}: {self.name} has no form for role {message.role!r}")
-        if message.thinking is not None or message.tool_calls or message.unparsed_tool_calls:
-            raise RenderError(f"message {index}: {self.name} has no form for thinking or tool calls")
-
     def _write(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], start: int) -> None:
-        if tools:
-            raise RenderError(f"{self.name} has no form for tools")
         if start == 0 and self._default_system is not None and messages and messages[0].role != "system":
             out.control(_START)
             out.text(f"system\n{self._default_system}")
@@ -67,3 +61,14 @@ class ChatML(Renderer):
     def parse(self, ids: Sequence[int] | Ints) -> Parsed:
         framed = frame(ints(ids), self.tokenizer, stop_ids=(self._end,))
         return Parsed(Message("assistant", self.tokenizer.decode(framed.body)), framed.termination, framed.failures)
+
+
+FORMATS = {
+    "chatml": ChatML,
+    "smollm2": lambda name, tokenizer: ChatML(name, tokenizer, SMOLLM2_SYSTEM),
+}
+MODELS = (
+    (r"tiny", "chatml"),
+    (r"smollm2-.*instruct.*|smollm2-135m", "smollm2"),
+    (r"smollm2-.*", "role_colon"),
+)

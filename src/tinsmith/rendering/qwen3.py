@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 import numpy as np
 
 from tinsmith.domain.errors import RenderError
-from tinsmith.domain.messages import Message, Part, TextPart, ThinkingPart, Tool, ToolCall, UnparsedToolCall
+from tinsmith.domain.messages import MediaPart, Message, Part, TextPart, ThinkingPart, Tool, ToolCall, UnparsedToolCall
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
@@ -67,9 +67,7 @@ class Qwen3(Renderer):
     # Writing.
 
     def _check(self, index: int, message: Message) -> None:
-        if message.role == "developer":
-            raise RenderError(f"message {index}: {self.name} has no form for role 'developer'")
-        parts = [type(p) for p in message.content if p.text]
+        parts = [type(p) for p in message.content if isinstance(p, MediaPart) or p.text]
         if ThinkingPart in parts[1:] and parts[: parts.count(ThinkingPart)] != [ThinkingPart] * parts.count(
             ThinkingPart
         ):
@@ -305,3 +303,19 @@ def _last_query(messages: Sequence[Message]) -> int:
     """Index of the last question: a user message that is no tool result in disguise."""
     queries = [i for i, m in enumerate(messages) if m.role == "user" and not _is_result(m.text)]
     return queries[-1] if queries else len(messages) - 1
+
+
+def _named(thinking: Thinking) -> Callable[[str, Tokenizer], Qwen3]:
+    return lambda name, tokenizer: Qwen3(name, tokenizer, thinking)
+
+
+FORMATS = {
+    "qwen3": _named(Thinking.ON),
+    "qwen3_disable_thinking": _named(Thinking.OFF),
+    "qwen3_instruct": _named(Thinking.NONE),
+    "qwen3_preserve_thinking": _named(Thinking.KEPT),
+}
+MODELS = (
+    (r"qwen3-[0-9.]+b(-a[0-9]+b)?", "qwen3"),
+    (r"qwen3-[0-9.]+b(-a[0-9]+b)?-instruct-2507.*", "qwen3_instruct"),
+)

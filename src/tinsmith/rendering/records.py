@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import RenderError, ShapeError
-from tinsmith.domain.messages import Message
+from tinsmith.domain.messages import MediaPart, Message
 from tinsmith.domain.tokens import Ints, ints
 
 
@@ -25,9 +25,15 @@ class TrainOn(StrEnum):
     ALL_ASSISTANT_MESSAGES = "all_assistant_messages"
     ALL_MESSAGES = "all_messages"
     """What every author wrote, without the headers that the format puts around it."""
+    ALL_USER_AND_SYSTEM_MESSAGES = "all_user_and_system_messages"
+    """What people wrote, not the model and not its tools."""
     ALL_TOKENS = "all_tokens"
     CUSTOMISED = "customised"
     """Each message by the weight that the data gives it; a message without one is refused."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> TrainOn | None:
+        return cls.CUSTOMISED if value == "customized" else None
 
 
 class Origin(IntEnum):
@@ -80,6 +86,8 @@ class Rendered:
     """[T] uint8: an `Origin`."""
     special: npt.NDArray[np.bool_]
     """[T]: the token is a control token; else it is (part of) text."""
+    media: tuple[tuple[int, MediaPart], ...] = ()
+    """Images and sounds, each with the position of the token that stands for it."""
 
     def __attrs_post_init__(self) -> None:
         if not len(self.ids) == len(self.message) == len(self.origin) == len(self.special):
@@ -118,6 +126,9 @@ class Examples(Sequence[Datum]):
     """Datums that were cut at `max_length`."""
     skipped: int = 0
     """Datums left out because the cut left nothing to train on."""
+    media: tuple[tuple[tuple[int, MediaPart], ...], ...] = ()
+    """Of each datum, when there are any: its images and sounds, each with the position of the input token that stands
+    for it. A backend that takes none must refuse them."""
 
     @overload
     def __getitem__(self, index: int) -> Datum: ...

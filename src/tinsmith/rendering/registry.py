@@ -1,39 +1,35 @@
-"""Formats by name, and the formats that a model was made with."""
+"""Formats by name, and the formats that a model was made with.
+
+Each module of a format has a table `FORMATS` of its names and, where models were made with it, a table `MODELS`.
+"""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable
+from itertools import chain
+from types import ModuleType
+from typing import Any
 
 from tinsmith.domain.errors import ConfigError, RenderError
 from tinsmith.domain.messages import Message, Tool
 from tinsmith.ports.tokenizer import Tokenizer
+from tinsmith.rendering import chatml, qwen3, role_colon
 from tinsmith.rendering.base import Renderer
-from tinsmith.rendering.chatml import SMOLLM2_SYSTEM, ChatML
-from tinsmith.rendering.qwen3 import Qwen3, Thinking
-from tinsmith.rendering.role_colon import RoleColon
 from tinsmith.rendering.templates import render_template
 
-Factory = Callable[[str, Tokenizer], Renderer]
+Factory = Callable[..., Renderer]
+"""Called with name, tokenizer and the format's own options."""
 
-_FORMATS: dict[str, Factory] = {
-    "role_colon": RoleColon,
-    "chatml": ChatML,
-    "smollm2": lambda name, tokenizer: ChatML(name, tokenizer, SMOLLM2_SYSTEM),
-    "qwen3": Qwen3,
-    "qwen3_disable_thinking": lambda name, tokenizer: Qwen3(name, tokenizer, Thinking.OFF),
-    "qwen3_instruct": lambda name, tokenizer: Qwen3(name, tokenizer, Thinking.NONE),
-    "qwen3_preserve_thinking": lambda name, tokenizer: Qwen3(name, tokenizer, Thinking.KEPT),
-}
+_MODULES: tuple[ModuleType, ...] = (role_colon, chatml, qwen3)
+_BUILT_IN: dict[str, Factory] = {name: make for module in _MODULES for name, make in module.FORMATS.items()}
+_FORMATS = dict(_BUILT_IN)
 # By the last part of a model's name, in lower case; the first match wins.
-_MODELS = (
-    (r"tiny", "chatml"),
-    (r"smollm2-.*instruct.*|smollm2-135m", "smollm2"),
-    (r"smollm2-.*", "role_colon"),
-    (r"qwen3-[0-9.]+b(-a[0-9]+b)?", "qwen3"),
-    (r"qwen3-[0-9.]+b(-a[0-9]+b)?-instruct-2507.*", "qwen3_instruct"),
+_MODELS: tuple[tuple[str, str], ...] = (
     (r".*-base", "role_colon"),
+    *chain.from_iterable(getattr(module, "MODELS", ()) for module in _MODULES),
 )
 
 
@@ -42,14 +38,38 @@ def names() -> tuple[str, ...]:
     return tuple(_FORMATS)
 
 
-def get(name: str, tokenizer: Tokenizer) -> Renderer:
-    """The renderer of a format. ConfigError for an unknown name, RenderError for a tokenizer without its control
-    tokens."""
+def register(name: str, factory: Factory, *, replace: bool = False) -> None:
+    """Make a format of one's own known by name. `factory(name, tokenizer, **options)` makes the renderer. ConfigError
+    for a name that is taken, unless `replace`."""
+    if name in _FORMATS and not replace:
+        raise ConfigError(f"renderer {name!r} exists; choose another name, or register it with replace=True")
+    _FORMATS[name] = factory
+
+
+def unregister(name: str) -> None:
+    """Forget a registered format; a built-in one that it replaced is there again."""
+    if name not in _FORMATS or _FORMATS[name] is _BUILT_IN.get(name):
+        raise ConfigError(f"renderer {name!r} was not registered, so it cannot be unregistered")
+    del _FORMATS[name]
+    if name in _BUILT_IN:
+        _FORMATS[name] = _BUILT_IN[name]
+
+
+def get(name: str, tokenizer: Tokenizer, **options: Any) -> Renderer:
+    """The renderer of a format. ConfigError for an unknown name or option, RenderError for a tokenizer without its
+    control tokens."""
     if name not in _FORMATS:
         near = difflib.get_close_matches(name, _FORMATS, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ConfigError(f"unknown renderer {name!r}{hint} Known: {', '.join(_FORMATS)}")
-    return _FORMATS[name](name, tokenizer)
+    factory = _FORMATS[name]
+    if options:
+        try:
+            inspect.signature(factory).bind(name, tokenizer, **options)
+        except TypeError:
+            known = ", ".join(list(inspect.signature(factory).parameters)[2:]) or "none"
+            raise ConfigError(f"renderer {name!r}: unknown option among {sorted(options)}; it has: {known}") from None
+    return factory(name, tokenizer, **options)
 
 
 def recommended(model: str, tokenizer: Tokenizer | None = None) -> str:

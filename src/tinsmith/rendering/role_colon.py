@@ -21,6 +21,10 @@ _STOP = "\n\nUser:"
 
 
 class RoleColon(Renderer):
+    roles = ("system", "user", "assistant")
+    thinks = False
+    calls_tools = False
+
     def __init__(self, name: str, tokenizer: Tokenizer) -> None:
         super().__init__(name, tokenizer)
         self._controls = set(tokenizer.special_tokens.values())
@@ -30,16 +34,10 @@ class RoleColon(Renderer):
         return Stop(ids=self.tokenizer.eos_ids, strings=(_STOP,))
 
     def _check(self, index: int, message: Message) -> None:
-        if message.role not in ("system", "user", "assistant"):
-            raise RenderError(f"message {index}: {self.name} has no form for role {message.role!r}")
-        if message.thinking is not None or message.tool_calls or message.unparsed_tool_calls:
-            raise RenderError(f"message {index}: {self.name} has no form for thinking or tool calls")
         if message.role == "assistant" and _STOP in message.text:
             raise RenderError(f"message {index} holds {_STOP!r}, which would end it there")
 
     def _write(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], start: int) -> None:
-        if tools:
-            raise RenderError(f"{self.name} has no form for tools")
         if start == 0 and self.tokenizer.bos_id is not None:
             out.control_id(self.tokenizer.bos_id)
         for i in range(start, len(messages)):
@@ -74,3 +72,6 @@ class RoleColon(Renderer):
         if stop and termination is not Termination.MALFORMED:
             termination = Termination.MALFORMED if rest or termination is Termination.EOS else Termination.STOP
         return Parsed(Message("assistant", text.removeprefix(" ")), termination, tuple(failures))
+
+
+FORMATS = {"role_colon": RoleColon}

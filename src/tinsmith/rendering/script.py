@@ -7,6 +7,7 @@ ends, because there sampling begins and ends (`cut`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -81,3 +82,19 @@ class Script:
         ids, starts = self._memo[text, several]
         ends = np.cumsum([len(p[0]) for p in run])
         return ids, np.minimum(np.searchsorted(ends, starts, side="right"), len(run) - 1)
+
+
+class LooseScript(Script):
+    """Takes control tokens out of any text: for text that is trusted, when a person asks for it."""
+
+    def text(self, text: str, origin: Origin = Origin.FORMAT) -> None:
+        for piece in re.split(self._names, text) if self._names else [text]:
+            if piece in self._controls:
+                self.control(piece, origin)
+            else:
+                super().text(piece, origin)
+
+    @property
+    def _names(self) -> str:
+        longest_first = sorted(self._controls, key=len, reverse=True)
+        return f"({'|'.join(map(re.escape, longest_first))})" if longest_first else ""

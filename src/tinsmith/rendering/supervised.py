@@ -8,7 +8,7 @@ import numpy as np
 
 from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import ConfigError, RenderError
-from tinsmith.domain.messages import Conversation, Message
+from tinsmith.domain.messages import Conversation, MediaPart, Message
 from tinsmith.domain.tokens import Floats
 from tinsmith.rendering.records import Examples, NothingToTrain, Overlong, Rendered, TooLong, TrainOn
 
@@ -28,6 +28,8 @@ def message_weights(messages: Sequence[Message], train_on: TrainOn) -> Floats:
                 trained = answer and i > turn
             case TrainOn.ALL_ASSISTANT_MESSAGES:
                 trained = answer
+            case TrainOn.ALL_USER_AND_SYSTEM_MESSAGES:
+                trained = message.role in ("system", "developer", "user")
             case TrainOn.ALL_MESSAGES | TrainOn.ALL_TOKENS:
                 trained = True
             case TrainOn.CUSTOMISED:
@@ -69,6 +71,7 @@ def examples_of(
         renderings.append((rendered, first))
         first = end
     datums: list[Datum] = []
+    media: list[tuple[tuple[int, MediaPart], ...]] = []
     truncated = skipped = 0
     for number, (rendered, first) in enumerate(renderings):
         owned = np.append(weights, np.float32(train_on is TrainOn.ALL_TOKENS and number == 0))
@@ -79,12 +82,14 @@ def examples_of(
         datum, cut = _datum(rendered, per_token, max_length, overlong)
         truncated += cut
         skipped += datum is None
-        datums += [] if datum is None else [datum]
+        if datum is not None:
+            datums.append(datum)
+            media.append(tuple((at, part) for at, part in rendered.media if at < datum.num_tokens))
     if not datums:
         raise NothingToTrain(
             "the cut at max_length left no trained token" if truncated else "no trained token has a prefix"
         )
-    return Examples(tuple(datums), truncated=truncated, skipped=skipped)
+    return Examples(tuple(datums), truncated=truncated, skipped=skipped, media=tuple(media) if any(media) else ())
 
 
 def _datum(

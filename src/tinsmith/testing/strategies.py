@@ -60,16 +60,23 @@ def tools() -> st.SearchStrategy[Tool]:
 
 
 @cache
-def tool_calls() -> st.SearchStrategy[ToolCall]:
+def tool_calls(names: tuple[str, ...] = ()) -> st.SearchStrategy[ToolCall]:
+    """A call of one of the tools named, of any where none is."""
     arguments = json_objects().map(lambda value: json.dumps(value, ensure_ascii=False))
-    return st.builds(ToolCall, tool_names(), arguments)
+    return st.builds(ToolCall, st.sampled_from(names) if names else tool_names(), arguments)
 
 
 @cache
 def answers(
-    *, thinking: bool = False, calls: bool = False, avoid: tuple[str, ...] = (), weights: bool = False
+    *,
+    thinking: bool = False,
+    calls: bool = False,
+    avoid: tuple[str, ...] = (),
+    weights: bool = False,
+    tools: tuple[str, ...] = (),
 ) -> st.SearchStrategy[Message]:
-    """An assistant message. `calls`: it calls tools. `avoid`: strings that its text must not hold."""
+    """An assistant message. `calls`: it calls tools, those named in `tools` where any are. `avoid`: strings that its
+    text must not hold."""
 
     def build(text: str, thoughts: str, called: list[ToolCall], weight: float | None) -> Message:
         parts: list[Part] = [ThinkingPart(thoughts)] if thoughts else []
@@ -80,7 +87,7 @@ def answers(
         build,
         texts().filter(lambda text: not any(a in text for a in avoid)),
         st.just("") | texts() if thinking else st.just(""),
-        st.lists(tool_calls(), min_size=1, max_size=2) if calls else st.just([]),
+        st.lists(tool_calls(tools), min_size=1, max_size=2) if calls else st.just([]),
         message_weights() if weights else st.none(),
     )
 
@@ -104,12 +111,14 @@ def conversations(
     and a question last. `weights`: every message has one."""
 
     weight = message_weights() if weights else st.none()
+    declared = draw(st.lists(tools(), max_size=2)) if calls else []
+    names = tuple(tool.name for tool in declared)
 
     def said(role: str) -> Message:
         return Message(role, draw(texts()), weight=draw(weight))
 
     def answered(calling: bool) -> Message:
-        return draw(answers(thinking=thinking, calls=calling, avoid=avoid, weights=weights))
+        return draw(answers(thinking=thinking, calls=calling, avoid=avoid, weights=weights, tools=names))
 
     messages = [said("system")] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, max_turns))):
@@ -120,4 +129,4 @@ def conversations(
         messages.append(answered(False))
     if draw(st.booleans()):
         messages.append(said("user"))
-    return Conversation(messages, draw(st.lists(tools(), max_size=2)) if calls else ())
+    return Conversation(messages, declared)
