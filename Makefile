@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
 PYTEST_ARGS ?=
 
-.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine parity tiny package fmt clean help
+.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine parity renderers tiny package fmt clean help
 
 run: build        ## train the tiny model on arithmetic by reinforcement learning
 	$(BIN)/tinsmith rl-basic
@@ -66,6 +66,9 @@ bench-engine: build .parity-venv/.built   ## the engine's tokens a second beside
 
 tiny: build       ## make the model that ships with tinsmith again, in some minutes
 	$(BIN)/python tools/make_tiny.py
+
+renderers: build  ## docs/renderers.md: each chat format beside its family's own template
+	$(BIN)/python tools/render_table.py
 
 package:          ## sdist and wheel, each installed and run in a bare environment
 	bash tests/e2e/package.sh

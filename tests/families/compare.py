@@ -1,0 +1,224 @@
+"""Formats beside the chat templates of their families, token by token: what docs/renderers.md is made of.
+
+`FAMILIES` (families.py) lists which format is measured on which template with which tokenizer, and every difference
+that is known, with its reason. A difference without a reason is a bug, and so is a reason without a difference.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from cases import CASES, Case
+from family_tokenizers import family_tokenizer
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as Fast
+
+from tinsmith import rendering
+from tinsmith.domain.errors import RenderError
+from tinsmith.domain.messages import Conversation, Message
+
+BEGIN, END = "\ue000", "\ue001"
+
+
+@frozen
+class Family:
+    """A format and the template that it is measured on."""
+
+    format: str
+    template: str
+    """File under `data/chat_templates`."""
+    tokenizer: str
+    variables: Mapping[str, Any] = {}
+    thinking_key: str = "reasoning_content"
+    """Where the template looks for thinking."""
+    arguments_as_text: bool = False
+    """The template wants a call's arguments as JSON text, not as an object."""
+    no_content: bool = False
+    """The template wants None for the content of a call without text."""
+    differs: Mapping[str, str] = {}
+    """Reason by case; the key "*" speaks for all cases that have none of their own and differ."""
+    training: str | None = None
+    """The twin of the template that marks what a model writes."""
+    marks_more: tuple[str, ...] = ()
+    """Stretches that the twin marks and tinsmith does not train."""
+    marks_less: tuple[str, ...] = ()
+    """Stretches that tinsmith trains and the twin does not mark."""
+    why: str = ""
+    """Reason for these."""
+
+    def reason(self, case: str) -> str | None:
+        return self.differs.get(case) or self.differs.get("*")
+
+
+@frozen
+class Outcome:
+    equal: bool
+    ours: str
+    """Text, or what was refused."""
+    theirs: str
+
+
+def outcome(family: Family, case: Case, templates: Path) -> Outcome:
+    tokenizer = family_tokenizer(family.tokenizer)
+    try:
+        ours: Any = ids_of(family.format, case, family.tokenizer).tolist()
+        shown = tokenizer.decode(ours)
+    except RenderError as error:
+        ours, shown = None, f"refused: {error}"
+    try:
+        text = template_text(family, case, templates)
+        theirs: Any = whole(family.tokenizer).encode(text, add_special_tokens=False).ids
+    except RenderError as error:
+        text, theirs = f"refused: {error}", None
+    return Outcome(ours == theirs, shown, text)
+
+
+def ids_of(format: str, case: Case, tokenizer: str) -> np.ndarray:
+    renderer = rendering.get(format, family_tokenizer(tokenizer))
+    if case.ask:
+        return renderer.generation_prompt(case.messages, tools=case.tools, prefill=case.prefill).ids
+    return renderer.render(case.messages, case.tools).ids
+
+
+def template_text(family: Family, case: Case, templates: Path, *, training: bool = False) -> str:
+    """What the template gives; raises RenderError where it refuses. Training templates mark with BEGIN and END."""
+    template = _compiled(templates / (family.training if training and family.training else family.template))
+    tokenizer = family_tokenizer(family.tokenizer)
+    try:
+        text: str = template.render(
+            messages=[_seen(m, family) for m in case.messages],
+            tools=[t.definition for t in case.tools] or None,
+            add_generation_prompt=case.ask,
+            **{"bos_token": tokenizer.config.get("bos_token") or "", **family.variables},
+        )
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise RenderError(str(error)) from None
+    return text + case.prefill if training else re.sub(f"[{BEGIN}{END}]", "", text) + case.prefill
+
+
+@cache
+def whole(name: str) -> Fast:
+    """The tokenizer as it comes, which finds control tokens in text: a template's text needs that."""
+    return Fast.from_str(json.dumps(family_tokenizer(name).spec))
+
+
+@cache
+def _compiled(file: Path) -> Any:
+    """The environment that Hugging Face gives to chat templates, `generation` aside."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: "2026-01-31" if form == "%Y-%m-%d" else form
+    source = file.read_text(encoding="utf-8")
+    for tag, mark in (("generation", BEGIN), ("endgeneration", END)):
+        source = re.sub(rf"\{{%(-?)\s*{tag}\s*(-?)%\}}", rf"{{{{\1 '{mark}' \2}}}}", source)
+    return environment.from_string(source)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _refuse(message: str) -> None:
+    raise RenderError(message)
+
+
+def _seen(message: Message, family: Family) -> dict[str, Any]:
+    """A message in the layout that Hugging Face documents, so far as this template reads it."""
+    out: dict[str, Any] = {"role": message.role, "content": message.text}
+    if family.no_content and message.tool_calls and not message.text:
+        out["content"] = None
+    if message.thinking is not None:
+        out[family.thinking_key] = message.thinking
+    if message.tool_calls:
+        out["tool_calls"] = [
+            {
+                "id": c.id,
+                "type": "function",
+                "function": {
+                    "name": c.name,
+                    "arguments": c.arguments if family.arguments_as_text else json.loads(c.arguments),
+                },
+            }
+            for c in message.tool_calls
+        ]
+    if message.role == "tool":
+        out |= {"tool_call_id": message.tool_call_id, "name": message.name}
+    return out
+
+
+@frozen
+class Marks:
+    more: frozenset[str]
+    less: frozenset[str]
+    compared: int
+    """Cases with equal tokens."""
+
+
+def marks(family: Family, templates: Path) -> Marks:
+    """What the training twin marks beside what tinsmith trains, over all cases whose tokens are the same."""
+    tokenizer = family_tokenizer(family.tokenizer)
+    more: set[str] = set()
+    less: set[str] = set()
+    compared = 0
+    for case in CASES.values():
+        if case.ask:
+            continue
+        try:
+            text = template_text(family, case, templates, training=True)
+            rendered = rendering.get(family.format, tokenizer).render(case.messages, case.tools)
+        except RenderError:
+            continue
+        plain, inside = _marked(text)
+        encoded = whole(family.tokenizer).encode(plain, add_special_tokens=False)
+        if encoded.ids != rendered.ids.tolist():
+            continue
+        compared += 1
+        theirs = np.array([inside[start] for start, _ in encoded.offsets], np.bool_)
+        answers = [i for i, m in enumerate(case.messages) if m.role == "assistant"]
+        ours = rendered.is_output & np.isin(rendered.message, answers)
+        more |= set(_runs(tokenizer, rendered.ids, theirs & ~ours))
+        less |= set(_runs(tokenizer, rendered.ids, ours & ~theirs))
+    return Marks(frozenset(more), frozenset(less), compared)
+
+
+def _marked(text: str) -> tuple[str, list[bool]]:
+    """The text without marks, and for each character whether it is inside them."""
+    plain, inside, on = [], [], False
+    for c in text:
+        if c in (BEGIN, END):
+            on = c == BEGIN
+        else:
+            plain.append(c)
+            inside.append(on)
+    return "".join(plain), inside
+
+
+def _runs(tokenizer: Any, ids: np.ndarray, chosen: np.ndarray) -> list[str]:
+    edges = [0, *(np.flatnonzero(np.diff(chosen)) + 1).tolist(), len(ids)]
+    return [tokenizer.decode(ids[a:b]) for a, b in itertools.pairwise(edges) if a < b and chosen[a]]
+
+
+def real_chats(family: Family, conversations: Sequence[Conversation], templates: Path) -> tuple[int, int, int]:
+    """How many are equal whole, differ, and are refused by either side."""
+    equal = differ = refused = 0
+    for conversation in conversations:
+        found = outcome(family, Case(conversation.messages, tools=conversation.tools), templates)
+        if "refused: " in (found.ours[:9], found.theirs[:9]):
+            refused += 1
+        elif found.equal:
+            equal += 1
+        else:
+            differ += 1
+    return equal, differ, refused

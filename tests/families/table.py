@@ -1,0 +1,93 @@
+"""docs/renderers.md, from what compare.py finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cases import CASES
+from compare import Family, marks, outcome, real_chats
+
+from tinsmith.domain.chat_rows import conversation_from_row
+from tinsmith.domain.messages import Conversation
+
+_HEAD = """# Formats beside the families' own templates
+
+Made by `make renderers`; a test holds it to the code. Each format renders each case, and so does the chat template of
+its family, with the same tokenizer; token ids are compared, not text. **=** equal; **n** different, for the reason of
+that number below; **∅** both refuse. *trained*: whether the tokens that are trained are those that the family's
+training template marks with `{% generation %}`. *chats*: of the real conversations tried (chats, tool calls, reasoning
+with tools), how many are equal, different and refused by one side.
+
+Tokenizers are the families' own, but for those called `small_…`: no package carries these, so a small one with the same
+control tokens stands in.
+"""
+
+
+def document(families: Sequence[Family], templates: Path) -> str:
+    conversations = _real(templates.parent / "chat")
+    reasons: list[str] = []
+
+    def note(text: str) -> str:
+        if text not in reasons:
+            reasons.append(text)
+        return str(reasons.index(text) + 1)
+
+    rows = [_row(family, templates, conversations, note) for family in families]
+    head = ["format", "template", "tokenizer", *CASES, "trained", "chats"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    notes = [f"{i}. {text}." for i, text in enumerate(reasons, 1)]
+    return "\n".join([_HEAD, *lines, "", "## Differences", "", *notes, "", *_cases()]) + "\n"
+
+
+def _row(family: Family, templates: Path, conversations: Sequence[Conversation], note: object) -> list[str]:
+    assert callable(note)
+    cells = []
+    for name, case in CASES.items():
+        found = outcome(family, case, templates)
+        if found.equal:
+            cells.append("∅" if found.ours.startswith("refused: ") else "=")
+        else:
+            cells.append(note(family.reason(name) or f"NOT EXPLAINED ({family.format}, {name})"))
+    trained = ""
+    if family.training is not None:
+        found_marks = marks(family, templates)
+        same = not found_marks.more and not found_marks.less
+        trained = "=" if same else note(family.why or f"NOT EXPLAINED ({family.format}, trained)")
+    equal, differ, refused = real_chats(family, conversations, templates)
+    variables = "".join(f", `{k}={v}`" for k, v in family.variables.items())
+    return [
+        f"`{family.format}`",
+        f"{family.template}{variables}",
+        family.tokenizer,
+        *cells,
+        trained,
+        f"{equal} / {differ} / {refused}",
+    ]
+
+
+def _cases() -> list[str]:
+    lines = ["## Cases", ""]
+    for name, case in CASES.items():
+        roles = ", ".join(
+            m.role
+            + (" (thinking)" if m.thinking else "")
+            + (f" ({len(m.tool_calls)} call{'s' * (len(m.tool_calls) > 1)})" if m.tool_calls else "")
+            for m in case.messages
+        )
+        kind = "prompt" if case.ask else "whole"
+        tools = f"; {len(case.tools)} tool{'s' * (len(case.tools) > 1)}" if case.tools else ""
+        lines.append(f"- {name}: {kind}, {roles}{tools}{'; prefill' if case.prefill else ''}")
+    return lines
+
+
+def _real(folder: Path) -> list[Conversation]:
+    import json
+
+    rows = []
+    for name in ("v1_sft_demo.jsonl", "glaive_toolcall_en_demo.json", "reason_tool_use_demo_50.jsonl"):
+        text = (folder / name).read_text(encoding="utf-8")
+        found = json.loads(text) if name.endswith(".json") else [json.loads(line) for line in text.splitlines()]
+        rows += found[:: max(1, len(found) // 20)]
+    return [conversation_from_row(row) for row in rows]
