@@ -70,9 +70,19 @@ def test_a_complete_run_says_so_and_is_left_as_it_is(chats: str, capsys: pytest.
     words = [*small("sl-basic", chats), "log_path=run", "export=none"]
     assert main(words) == 0
     before = Path("run/metrics.jsonl").read_bytes()
-    capsys.readouterr()
+    table = capsys.readouterr().out.partition("result")[2]
     assert main(words) == 0
-    assert "complete" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "complete" in said
+    assert said.partition("result")[2] == table
+    shown = dict(
+        line.split(maxsplit=1) for line in table.splitlines() if line.startswith(("tokens ", "train_mean_nll"))
+    )
+    steps = metrics("run")
+    assert float(shown["tokens"]) == sum(line["num_tokens"] for line in steps)
+    assert [float(v) for v in shown["train_mean_nll"].split()] == [
+        pytest.approx(line["train_mean_nll"], rel=1e-2) for line in (steps[0], steps[-1])
+    ]
     assert Path("run/metrics.jsonl").read_bytes() == before
 
 

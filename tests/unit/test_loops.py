@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tinsmith.domain.datums import Datum
-from tinsmith.domain.errors import DataError, NonFiniteError
+from tinsmith.domain.errors import DataError, DeadlineError, NonFiniteError, WorldError
 from tinsmith.domain.messages import Conversation, Message
 from tinsmith.envs.math import NumericGrader
 from tinsmith.envs.problem import Problem, ProblemSet, ProblemTask
@@ -17,9 +19,10 @@ from tinsmith.ports.progress import Silent
 from tinsmith.ports.trainer import LossSpec
 from tinsmith.rendering import get
 from tinsmith.testing import FakeClock, FakeTokenizer, FakeTrainer, MemoryBlobStore
+from tinsmith.testing.faulty import Fail, Hang, Schedule, faulty
 from tinsmith.testing.files import MemoryDisk
 from tinsmith.workflows.journal import RunDirectory
-from tinsmith.workflows.rl import RLLoop, RLSettings
+from tinsmith.workflows.rl import RLLoop, RLSettings, _merged
 from tinsmith.workflows.rollout_log import from_lines
 from tinsmith.workflows.settings import AdamSettings, CheckpointSettings, OptimizerSettings
 from tinsmith.workflows.supervised import SupervisedLoop, SupervisedSettings
@@ -28,6 +31,7 @@ from tinsmith.workflows.supervised_data import SupervisedData
 TOKENIZER = FakeTokenizer()
 RENDERER = get("chatml", TOKENIZER)
 PATH = Path("/run")
+NO_FAULTS: Schedule = {}
 
 
 def examples(n: int) -> list[tuple[Datum, ...]]:
@@ -61,12 +65,13 @@ def supervised(
     count: int = 10,
     batch_size: int = 4,
     epochs: int = 3,
+    faults: Schedule = NO_FAULTS,
     **settings: object,
 ) -> FakeTrainer:
     trainer = FakeTrainer(TOKENIZER, states=states)
     with open_run(disk) as directory:
         SupervisedLoop(
-            trainer,
+            faulty(trainer, faults),
             SupervisedData(examples(count), seed=1),
             SupervisedSettings(
                 batch_size=batch_size,
@@ -145,14 +150,23 @@ def problems() -> ProblemSet:
     return ProblemSet("digits", task, 8, lambda i: Problem(f"digits/{i}", "Say 7.", "7"), seed=3)
 
 
-def rl(disk: MemoryDisk, states: MemoryBlobStore, steps: int, **settings: object) -> FakeTrainer:
+def rl(
+    disk: MemoryDisk,
+    states: MemoryBlobStore,
+    steps: int,
+    *,
+    trainer: FakeTrainer | None = None,
+    faults: Schedule = NO_FAULTS,
+    tested: bool = True,
+    **settings: object,
+) -> FakeTrainer:
     likely = TOKENIZER.encode("0123456789").tolist() + list(RENDERER.stop.ids)
-    trainer = FakeTrainer(TOKENIZER, states=states, likely=likely)
+    trainer = trainer or FakeTrainer(TOKENIZER, states=states, likely=likely)
     kl = settings.get("kl_penalty_coef")
     reference = FakeTrainer(TOKENIZER, likely=likely).sampler().result() if kl else None
     with open_run(disk) as directory:
         RLLoop(
-            trainer,
+            faulty(trainer, faults),
             problems(),
             RLSettings(
                 groups_per_batch=4,
@@ -165,8 +179,8 @@ def rl(disk: MemoryDisk, states: MemoryBlobStore, steps: int, **settings: object
             ),
             directory,
             Silent(),
-            reference=reference,
-            test=problems(),
+            reference=None if reference is None else faulty(reference, faults),
+            test=problems() if tested else None,
             decode=TOKENIZER.decode,
         ).run()
     return trainer
@@ -223,8 +237,137 @@ def _timeless(row: dict[str, float]) -> dict[str, float]:
     return {k: v for k, v in row.items() if not k.startswith("time/") and k != "progress" and "test/" not in k}
 
 
-def test_metrics_of_substeps_keep_what_only_a_later_one_reports() -> None:
-    from tinsmith.workflows.rl import _mean_metrics
+def test_metrics_of_substeps_are_sums_over_counts() -> None:
+    parts = [
+        (10, {"a:sum": 1.0, "r:max": 2.0, "r:min": 2.0, "m:mean": 1.0}),
+        (30, {"a:sum": 3.0, "r:max": 1.0, "r:min": 1.0, "m:mean": 2.0, "late": 4.0}),
+    ]
+    assert _merged(parts) == {"a:sum": 4.0, "r:max": 2.0, "r:min": 1.0, "m:mean": 1.75, "late": 4.0}
 
-    merged = _mean_metrics([{"a:sum": 1.0, "r:max": 2.0}, {"a:sum": 3.0, "r:max": 1.0, "late": 4.0}])
-    assert merged == {"a:sum": 4.0, "r:max": 2.0, "late": 4.0}
+
+# A backend that fails, or owes its results
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "where"),
+    [
+        ("forward_backward", 2, "step 1: the forward and backward pass"),
+        ("optim_step", 3, "step 2: the optimizer step"),
+        ("forward", 2, "step 1: the evaluation"),
+        ("save_state", 1, "step 1: saving the periodic checkpoint after 2 steps"),
+    ],
+)
+def test_a_supervised_backend_that_owes_a_result_costs_its_deadline(method: str, call: int, where: str) -> None:
+    with pytest.raises(DeadlineError, match=f"^{where}.* within 0.2 s.*timeout_s"):
+        supervised(MemoryDisk(), MemoryBlobStore(), faults={(method, call): Hang()}, timeout_s=0.2, eval_every=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "where"),
+    [
+        ("sampler", 2, "step 1: the sampler"),
+        ("sample", 7, "step 1: a sampling or environment call"),
+        ("score", 3, "step 0: scoring by the reference"),
+        ("forward", 2, "step 0: the forward pass after the update"),
+        ("backward", 1, "step 0: the forward and backward pass"),
+        ("optim_step", 1, "step 0: the optimizer step"),
+        ("save_state", 1, "saving the periodic checkpoint after 3 steps"),
+    ],
+)
+def test_an_rl_backend_that_owes_a_result_costs_its_deadline(method: str, call: int, where: str) -> None:
+    with pytest.raises(DeadlineError, match=f"^{where}.* 0.2 s.*timeout_s"):
+        rl(
+            *(MemoryDisk(), MemoryBlobStore(), 4),
+            faults={(method, call): Hang()},
+            timeout_s=0.2,
+            kl_penalty_coef=0.01,
+            compute_post_kl=True,
+            remove_constant_groups=False,
+            tested=False,
+        )
+
+
+def test_a_state_that_never_loads_costs_its_deadline() -> None:
+    disk, states = MemoryDisk(), MemoryBlobStore()
+    supervised(disk, states, max_steps=2)
+    with pytest.raises(DeadlineError, match="loading 000002-final"):
+        supervised(disk, states, max_steps=3, faults={("load_state", 1): Hang()}, timeout_s=0.2)
+
+
+class Counting(FakeTrainer):
+    """Keeps the samplers it made, and knows which were closed."""
+
+    def sampler(self):  # type: ignore[no-untyped-def]
+        if not hasattr(self, "made"):
+            self.made, self.shut = [], []
+
+        def seen(sampler):  # type: ignore[no-untyped-def]
+            self.made.append(sampler)
+            close = sampler.close
+            sampler.close = lambda: (self.shut.append(sampler), close())
+            return sampler
+
+        return super().sampler().then(seen)
+
+
+NOT_FINITE = Fail(NonFiniteError("the loss is nan"))
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {},
+        {("backward", 2): NOT_FINITE},
+        {("optim_step", 2): NOT_FINITE},
+        {("sample", 1): NOT_FINITE},  # of the first evaluation
+        {("sample", 30): NOT_FINITE},  # of the final one
+        {("save_state", 1): Fail(WorldError("down"))},
+    ],
+    ids=["complete", "a loss", "a step", "the first evaluation", "the final evaluation", "a save"],
+)
+def test_every_sampler_that_was_made_is_closed(faults: Schedule) -> None:
+    disk = MemoryDisk()
+    trainer = Counting(TOKENIZER, states=MemoryBlobStore())
+    with contextlib.suppress(NonFiniteError, WorldError):
+        rl(disk, trainer.states, 4, trainer=trainer, faults=faults, remove_constant_groups=False)
+    assert trainer.made
+    trainer.weights  # what was submitted is done  # noqa: B018
+    assert {id(s) for s in trainer.made} == {id(s) for s in trainer.shut}
+
+
+@pytest.mark.parametrize(
+    ("faults", "said", "kept"),
+    [
+        ({("backward", 3): NOT_FINITE}, "step 2: the loss is nan; the last checkpoint is 000002-rolling", 2),
+        ({("sample", 1): NOT_FINITE}, "step 0: the loss is nan; the last checkpoint is the start", None),
+        ({("sample", 32): NOT_FINITE}, "step 3: the loss is nan; the last checkpoint is 000003-periodic", 3),
+        ({("forward", 4): NOT_FINITE}, "step 1: the loss is nan; the last checkpoint is the start", None),
+    ],
+    ids=["a loss", "the first evaluation", "the final evaluation", "after the update"],
+)
+def test_what_is_not_finite_names_step_and_checkpoint(faults: Schedule, said: str, kept: int | None) -> None:
+    """And no weights are saved as those of a step that they are not of."""
+    disk, states = MemoryDisk(), MemoryBlobStore()
+    with pytest.raises(NonFiniteError, match=f"^{said}$"):
+        rl(disk, states, 4, faults=faults, remove_constant_groups=False, compute_post_kl="forward" in str(faults))
+    with open_run(disk) as directory:
+        point = directory.resume(lambda handle: None)
+    assert (point and point.step) == kept
+
+
+def test_an_evaluation_that_is_not_finite_names_its_step_and_saves_nothing() -> None:
+    disk = MemoryDisk()
+    with pytest.raises(NonFiniteError, match=r"^step 3: the loss is nan; the last checkpoint is 000002-periodic$"):
+        supervised(disk, MemoryBlobStore(), faults={("forward", 4): NOT_FINITE}, eval_every=1)
+
+
+def test_the_reason_of_the_end_is_the_true_one() -> None:
+    def reasons(disk: MemoryDisk) -> list[str]:
+        journal = b"".join(disk.mount().stream(PATH / "journal.jsonl")).decode()
+        return re.findall(r'"reason":"([^"]*)"', journal)
+
+    disk, states = MemoryDisk(), MemoryBlobStore()
+    supervised(disk, states, max_steps=5)
+    supervised(disk, states, max_steps=3)  # lowered: past it already
+    supervised(disk, states)
+    assert reasons(disk) == ["max_steps", "max_steps", "end of data"]

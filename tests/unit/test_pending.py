@@ -6,7 +6,7 @@ import concurrent.futures
 import pytest
 
 from tinsmith.domain.errors import CancelledWorkError, DeadlineError, WorldError
-from tinsmith.ports.pending import Pending
+from tinsmith.ports.pending import DEADLINE_S, Pending
 
 
 async def _awaited(pending):
@@ -72,3 +72,12 @@ def test_a_deadline_error_of_the_work_itself_is_passed_on():
     future.set_exception(TimeoutError("inside"))
     with pytest.raises(TimeoutError, match="inside"):
         Pending(future).result(1)
+
+
+def test_a_wait_without_a_limit_of_its_own_has_one():
+    class Asked(concurrent.futures.Future):
+        def result(self, timeout=None):
+            return timeout
+
+    assert Pending(Asked()).result() == DEADLINE_S
+    assert Pending(Asked()).result(None) is None, "for ever only when that is said"

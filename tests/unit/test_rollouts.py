@@ -135,3 +135,32 @@ def test_environments_that_stop_differently_share_no_sample(trainer: FakeTrainer
     sampler.sample = lambda prompt, params, n=1: (asked.append(params.stop_ids), real(prompt, params, n))[1]  # type: ignore[method-assign]
     roll_out(sampler, [Builder([StopsAt(0), StopsAt(1)])], plan())
     assert sorted(asked) == [(0,), (1,)]
+
+
+class Meeting(Scripted):
+    """Its reset ends once `size` resets run at once; it counts how many did."""
+
+    running = most = 0
+    met: asyncio.Event
+
+    def __init__(self, size: int) -> None:
+        super().__init__("", turns=1)
+        self.size = size
+
+    async def reset(self) -> Observation:
+        Meeting.running += 1
+        Meeting.most = max(Meeting.most, Meeting.running)
+        if Meeting.most >= self.size:
+            Meeting.met.set()
+        await Meeting.met.wait()
+        await asyncio.sleep(0.01)  # one more than allowed would come now
+        Meeting.running -= 1
+        return await super().reset()
+
+
+@pytest.mark.parametrize("bound", [1, 3])
+def test_environments_start_together_but_never_more_than_the_bound(trainer: FakeTrainer, bound: int) -> None:
+    Meeting.running, Meeting.most, Meeting.met = 0, 0, asyncio.Event()
+    builders = [Builder([Meeting(bound), Meeting(bound)]) for _ in range(3)]
+    roll_out(trainer.sampler().result(), builders, plan(max_resets_in_flight=bound, turn_timeout=5.0))
+    assert Meeting.most == bound

@@ -12,6 +12,10 @@ from tinsmith.domain.errors import CancelledWorkError, DeadlineError
 T = TypeVar("T")
 U = TypeVar("U")
 
+DEADLINE_S = 3600.0
+"""Seconds that a wait takes at most when its caller names no other limit. Far above what one step, sample or save takes
+on a laptop, its turn in the queue included: what is not there by then most likely never comes."""
+
 _CANCELLED = "the work was cancelled before it finished"
 
 
@@ -32,7 +36,7 @@ class Pending(Generic[T]):
         future.set_result(value)
         return cls(future)
 
-    def result(self, timeout: float | None = None) -> T:
+    def result(self, timeout: float | None = DEADLINE_S) -> T:
         """Wait at most `timeout` seconds (None: as long as the work takes).
 
         Raises DeadlineError when the time is up (the work goes on), CancelledWorkError when it was cancelled.

@@ -15,6 +15,7 @@ from tinsmith.bootstrap import LoadedModel
 from tinsmith.config import option, to_dict
 from tinsmith.domain.datums import Datum
 from tinsmith.domain.schedules import Schedule
+from tinsmith.ports.pending import DEADLINE_S
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.trainer import Trainer
@@ -25,7 +26,7 @@ from tinsmith.workflows.settings import AdamSettings, CheckpointSettings, LoraSe
 MAY_CHANGE = frozenset(
     {
         *("max_steps", "num_epochs", "batch_size", "groups_per_batch"),
-        *("eval_every", "checkpoints", "track", "threads", "if_exists", "log_path", "export"),
+        *("eval_every", "checkpoints", "track", "threads", "timeout_s", "if_exists", "log_path", "export"),
     }
 )
 """Options that a run may be resumed with another value of: its place in the data is counted in examples or problems."""
@@ -44,6 +45,9 @@ class RunConfig:
     seed: int = option(0, help="fixes adapters, the order of the data and every sampled token", min=0, max=2**31 - 1)
     threads: int | None = option(None, help="processors to use; none takes all", min=1)
     micro_batch_tokens: int = option(1024, help="tokens whose activations are held at once, a thread", min=1)
+    timeout_s: float = option(
+        DEADLINE_S, help="seconds that a step, a sample or a save may take before the run stops", exclusive_min=0
+    )
     lora: LoraSettings = option(factory=LoraSettings, help="which weights are trained")
     lr_schedule: Schedule = option("linear", help="how the learning rate falls over the run")
     warmup_steps: int = option(0, help="steps over which the learning rate climbs", min=0)

@@ -200,4 +200,5 @@ def settings(config: Config) -> RLSettings:
         checkpoints=config.checkpoints,
         eval_every=config.eval_every,
         log_rollouts=config.log_rollouts,
+        timeout_s=config.timeout_s,
     )

@@ -19,6 +19,7 @@ from tinsmith.domain.errors import ConfigError, DataError, RenderError
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common
 from tinsmith.rendering import NothingToTrain, TooLong, TrainOn
+from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.supervised import Reduction, SupervisedLoop, SupervisedSettings
 from tinsmith.workflows.supervised_data import SupervisedData
 
@@ -57,17 +58,30 @@ def run(config: Config, progress: Progress) -> int:
             loop = SupervisedLoop(
                 trainer, data, settings(config), directory, shown, test=test, token_bytes=model.text_bytes
             )
-            metrics = loop.run()
+            loop.run()
             if config.export != "none":
                 model.export(trainer, directory.path / "final", config.export)
         finally:
             trainer.close()
-    progress.table("result", ["metric", "value"], [[name, metrics[name]] for name in SHOWN if name in metrics])
-    progress.note(f"run directory: {path}")
+        report(progress, directory)
     return 0
 
 
-SHOWN = ("train_mean_nll", "train_mean_bpb", "final/test/nll", "final/test/bpb", "num_tokens", "time/step")
+def report(progress: Progress, directory: RunDirectory) -> None:
+    """First and last step, what was trained in all, and where the run is; also of a run that was complete before."""
+    lines = directory.read_metrics()
+    steps = [line for line in lines if "train_mean_nll" in line]
+    first, last = steps[0], steps[-1]
+    tokens = sum(line["num_tokens"] for line in steps)
+    spent = sum(line["time/step"] for line in steps)
+    rows = [
+        [name, first.get(name, ""), last.get(f"final/{name}", last.get(name))]
+        for name in ("train_mean_nll", "train_mean_bpb", "test/nll", "test/bpb")
+        if name in last or f"final/{name}" in last
+    ]
+    rows += [["tokens", "", tokens], ["time, s", "", spent], ["tokens/s", "", tokens / spent if spent else 0]]
+    progress.table("result", ["", "first step", "last"], rows)
+    progress.note(f"run directory: {directory.path}")
 
 
 def check(config: Config) -> Iterable[Any]:
@@ -95,6 +109,7 @@ def settings(config: Config) -> SupervisedSettings:
         optimizer=common.optimizer(config),
         checkpoints=config.checkpoints,
         eval_every=config.eval_every,
+        timeout_s=config.timeout_s,
     )
 
 

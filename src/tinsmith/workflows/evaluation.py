@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from tinsmith.domain.datums import Batch, Datum
 from tinsmith.domain.losses import bits_per_byte, mean_nll
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.trainer import Trainer, TrainResult
+from tinsmith.workflows.waiting import wait
 
 EVAL_ROWS = 64
 """Datums in one forward call, so that no call holds all of a test set."""
@@ -23,14 +24,16 @@ class NllEvaluator:
         self._batches = [Batch.of(test[i : i + EVAL_ROWS]) for i in range(0, len(test), EVAL_ROWS)]
         self._token_bytes = None if token_bytes is None else np.asarray(token_bytes, np.int64)
 
-    def submit(self) -> Pending[Mapping[str, float]] | None:
-        """`test/nll` and `test/bpb` of the weights as they are at this place in the queue; None without test data."""
-        if not self._batches:
-            return None
-        *earlier, last = [self._trainer.forward(batch) for batch in self._batches]
-        return last.then(
-            lambda result: self.measure(self._batches, [*(p.result() for p in earlier), result], "test/nll", "test/bpb")
-        )
+    def submit(self) -> tuple[Pending[TrainResult], ...]:
+        """Queue the evaluation of the weights as they are at this place in the queue; empty without test data."""
+        return tuple(self._trainer.forward(batch) for batch in self._batches)
+
+    def result(self, submitted: Sequence[Pending[TrainResult]], timeout_s: float) -> dict[str, float]:
+        """`test/nll` and `test/bpb` of what `submit` gave; empty without test data."""
+        if not submitted:
+            return {}
+        results = [wait(pending, "the evaluation", timeout_s) for pending in submitted]
+        return self.measure(self._batches, results, "test/nll", "test/bpb")
 
     def measure(
         self, batches: Sequence[Batch], results: Sequence[TrainResult], nll_name: str, bpb_name: str

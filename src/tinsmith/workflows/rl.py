@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from tinsmith.domain.packing import minibatches
 from tinsmith.domain.returns import kl_penalty
 from tinsmith.domain.tokens import Floats, Ints
 from tinsmith.envs.base import GroupBuilder, ProblemSource
-from tinsmith.ports.pending import Pending
+from tinsmith.ports.pending import DEADLINE_S, Pending
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import LossSpec, Trainer, TrainResult
@@ -28,11 +30,15 @@ from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.loss_step import forward_backward
 from tinsmith.workflows.rollout_log import to_rows
 from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
-from tinsmith.workflows.saving import batch_digest, restore, same_data, save_now
+from tinsmith.workflows.saving import Keep, batch_digest, leave, named, restore, same_data, save_now
 from tinsmith.workflows.settings import CheckpointSettings, OptimizerSettings
+from tinsmith.workflows.waiting import naming_step, wait
 
 EVAL_GROUPS = 512
 """Test groups rolled out at once."""
+
+SCORES_IN_FLIGHT = 512
+"""Sequences that the reference is asked to score at once."""
 
 
 @frozen(kw_only=True)
@@ -59,6 +65,8 @@ class RLSettings:
     eval_group_size: int = 1
     eval_temperature: float = 1.0
     log_rollouts: bool = True
+    timeout_s: float = DEADLINE_S
+    """Seconds that one piece of submitted work, or one call of an environment, may take: DeadlineError beyond it."""
 
 
 class RLLoop:
@@ -93,49 +101,74 @@ class RLLoop:
         self._reference = reference
         self._test = test
         self._decode = decode
+        self._policy: Pending[Sampler] | None = None
+        """The sampler of the next step, where it was submitted already."""
+        self._keep_weights = False
+        """Whether the weights are those that the step began with, and known to be sound."""
 
     def run(self) -> Mapping[str, float]:
         """The metrics of the last step and of the final evaluation. Raises as `SupervisedLoop.run` does."""
         settings = self._settings
-        step, cursor = restore(self._directory, self._trainer)
+        step, cursor = restore(self._directory, self._trainer, settings.timeout_s)
         same_data(cursor, self._problems.fingerprint, str(self._directory.path))
         position = int(cursor.get("problems", 0))
         if step >= settings.max_steps:
             self._progress.note(f"this run is complete: {step} steps were taken and none is left")
         metrics: Mapping[str, float] = {}
-        policy = self._trainer.sampler()
-        with graceful_interrupt() as interrupt:
-            while step < settings.max_steps and not interrupt.requested:
-                sampler = policy.result()
-                if step == 0 or (settings.eval_every and step % settings.eval_every == 0):
-                    self._directory.record_evaluation(step, self._evaluate(sampler, step))
-                try:
-                    metrics, policy = self._step(sampler, step, position)
-                except NonFiniteError as error:
-                    if settings.num_substeps == 1:  # else the weights may stand between two steps
-                        save_now(self._directory, self._trainer, "rolling", step, self._cursor(position))
-                    raise NonFiniteError(f"step {step}: {error}") from error
-                finally:
-                    sampler.close()
-                step, position = step + 1, position + settings.groups_per_batch
-                keep = settings.checkpoints.kind_after(step) if step < settings.max_steps else None
-                if keep is not None:
-                    save_now(self._directory, self._trainer, keep, step, self._cursor(position))
-                self._progress.update(step, settings.max_steps, metrics)
-            done = step >= settings.max_steps
-            save_now(self._directory, self._trainer, "final" if done else "rolling", step, self._cursor(position))
-            if not done:
-                raise KeyboardInterrupt
-            self._directory.finish("max_steps")
+        try:
+            with graceful_interrupt() as interrupt:
+                while step < settings.max_steps and not interrupt.requested:
+                    metrics = self._named_step(step, position)
+                    step, position = step + 1, position + settings.groups_per_batch
+                    keep = settings.checkpoints.kind_after(step) if step < settings.max_steps else None
+                    if keep is not None:
+                        self._save(keep, step, position)
+                    self._progress.update(step, settings.max_steps, metrics)
+                done = step >= settings.max_steps
+                self._save("final" if done else "rolling", step, position)
+                if not done:
+                    raise KeyboardInterrupt
+                self._directory.finish("max_steps")
+        finally:
+            if self._policy is not None:
+                _close_when_made(self._policy)
         return metrics
+
+    def _save(self, keep: Keep, step: int, position: int) -> None:
+        timeout = self._settings.timeout_s
+        save_now(self._directory, self._trainer, keep, step, self._cursor(position), timeout)
 
     def _cursor(self, problems: int) -> Mapping[str, Any]:
         return {"problems": problems, "data": self._problems.fingerprint}
 
-    def _step(self, sampler: Sampler, step: int, position: int) -> tuple[Mapping[str, float], Pending[Sampler]]:
-        settings, began = self._settings, time.monotonic()
-        builders = [self._problems[position + i] for i in range(settings.groups_per_batch)]
-        groups = roll_out(sampler, builders, self._plan("train", step, settings.group_size, settings.temperature))
+    @contextmanager
+    def _sampler(self) -> Iterator[Sampler]:
+        """The policy as it is now, to be closed afterwards."""
+        policy, self._policy = self._policy or self._trainer.sampler(), None
+        try:
+            yield wait(policy, "the sampler", self._settings.timeout_s)
+        finally:
+            _close_when_made(policy)
+
+    def _named_step(self, step: int, position: int) -> Mapping[str, float]:
+        try:
+            with naming_step(step):
+                return self._step(step, position)
+        except NonFiniteError as error:
+            if not self._keep_weights:
+                raise named(self._directory, step, error) from error
+            cursor, timeout = self._cursor(position), self._settings.timeout_s
+            raise leave(self._directory, self._trainer, step, cursor, error, timeout) from error
+
+    def _step(self, step: int, position: int) -> Mapping[str, float]:
+        settings = self._settings
+        self._keep_weights = False
+        with self._sampler() as sampler:
+            if step == 0 or (settings.eval_every and step % settings.eval_every == 0):
+                self._directory.record_evaluation(step, self._evaluate(sampler, step))
+            began = time.monotonic()
+            builders = [self._problems[position + i] for i in range(settings.groups_per_batch)]
+            groups = roll_out(sampler, builders, self._plan("train", step, settings.group_size, settings.temperature))
         rolled = time.monotonic()
         metrics: dict[str, Any] = {
             "progress/batch": step,
@@ -145,40 +178,50 @@ class RLLoop:
         batch = self._assemble(groups)
         if batch is None:  # every group was constant: there is nothing to learn from, and that is said
             metrics["num_tokens"] = metrics["num_loss_tokens"] = 0
-            policy = self._trainer.sampler()
         else:
             if self._reference is not None:
-                batch, kl = self._penalised(batch, self._reference)
-                metrics["kl_policy_base"] = kl
-            parts = minibatches(batch, settings.num_substeps)
-            adam = settings.optimizer.at(step, settings.max_steps)
-            submitted = [
-                (part, forward_backward(self._trainer, part, settings.loss), self._trainer.optim_step(adam))
-                for part in parts
-            ]
-            after = self._trainer.forward(batch) if settings.compute_post_kl else None
-            policy = self._trainer.sampler()
-            trained = [(part, train.result(), optim.result()) for part, train, optim in submitted]
-            metrics["optim/lr"] = adam.learning_rate
-            metrics["num_tokens"] = batch.num_tokens
-            metrics["num_loss_tokens"] = batch.num_loss_tokens
-            metrics.update(_policy_metrics([(part, result) for part, result, _ in trained], "optim"))
-            metrics.update(_mean_metrics([{**result.metrics, **optim.metrics} for _, result, optim in trained]))
-            if after is not None:
-                drift = _policy_metrics([(batch, after.result())], "optim")
-                metrics["kl_pre_post_v1"] = drift["optim/kl_sample_train_v1"]
-                metrics["kl_pre_post_v2"] = drift["optim/kl_sample_train_v2"]
+                batch, metrics["kl_policy_base"] = self._penalised(batch, self._reference)
+            metrics.update(self._train(batch, step))
         metrics["time/rollout"] = rolled - began
         metrics["time/train"] = time.monotonic() - rolled
         metrics["time/step"] = time.monotonic() - began
         if settings.log_rollouts:
             self._directory.write_rollouts(step, to_rows(groups, split="train", decode=self._decode))
-        if step + 1 == settings.max_steps:
-            final = policy.result()
-            metrics.update({f"final/{name}": value for name, value in self._evaluate(final, step).items()})
-            final.close()
+        if step + 1 == settings.max_steps and self._test is not None:
+            with self._sampler() as final:
+                metrics.update({f"final/{name}": value for name, value in self._evaluate(final, step).items()})
         self._directory.record_step(step, metrics, datums="" if batch is None else batch_digest(batch))
-        return metrics, policy
+        return metrics
+
+    def _train(self, batch: Batch, step: int) -> dict[str, float]:
+        """The optimizer steps of one batch; the next policy is queued behind them. Gives their metrics."""
+        settings, timeout = self._settings, self._settings.timeout_s
+        self._keep_weights = settings.num_substeps == 1  # else they may stand between two steps when one fails
+        adam = settings.optimizer.at(step, settings.max_steps)
+        submitted = [
+            (part, forward_backward(self._trainer, part, settings.loss, timeout), self._trainer.optim_step(adam))
+            for part in minibatches(batch, settings.num_substeps)
+        ]
+        after = self._trainer.forward(batch) if settings.compute_post_kl else None
+        self._policy = self._trainer.sampler()
+        results = [
+            (part, wait(work, "the forward and backward pass", timeout), wait(stepped, "the optimizer step", timeout))
+            for part, work, stepped in submitted
+        ]
+        self._keep_weights = False
+        metrics: dict[str, float] = {
+            "optim/lr": adam.learning_rate,
+            "num_tokens": batch.num_tokens,
+            "num_loss_tokens": batch.num_loss_tokens,
+            **_policy_metrics([(part, result) for part, result, _ in results], "optim"),
+            **_merged([(part.num_loss_tokens, result.metrics) for part, result, _ in results]),
+            **_merged([(1, stepped.metrics) for _, _, stepped in results]),
+        }
+        if after is not None:
+            drift = _policy_metrics([(batch, wait(after, "the forward pass after the update", timeout))], "optim")
+            metrics["kl_pre_post_v1"] = drift["optim/kl_sample_train_v1"]
+            metrics["kl_pre_post_v2"] = drift["optim/kl_sample_train_v2"]
+        return metrics
 
     def _assemble(self, groups: Sequence[Group]) -> Batch | None:
         kept = [g for g in groups if not (self._settings.remove_constant_groups and g.is_constant)]
@@ -192,8 +235,7 @@ class RLLoop:
 
     def _penalised(self, batch: Batch, reference: Sampler) -> tuple[Batch, float]:
         """Move the KL penalty into the advantages; gives the mean of log(policy / reference) a token too."""
-        scores = [reference.score(np.append(d.tokens, d.targets[-1])) for d in batch]
-        base: Floats = np.concatenate([score.result()[1:] for score in scores]).astype(np.float32)
+        base = self._scores(batch, reference)
         assert batch.logprobs is not None
         assert batch.advantages is not None
         penalty, mean = kl_penalty(
@@ -201,9 +243,25 @@ class RLLoop:
         )
         return evolve(batch, advantages=batch.advantages + penalty, reference_logprobs=base), mean
 
+    def _scores(self, batch: Batch, reference: Sampler) -> Floats:
+        """[T]: the reference's logprob of every target."""
+        waiting: deque[Pending[Floats]] = deque()
+        scores: list[Floats] = []
+
+        def take() -> None:
+            scores.append(wait(waiting.popleft(), "scoring by the reference", self._settings.timeout_s)[1:])
+
+        for datum in batch:
+            if len(waiting) == SCORES_IN_FLIGHT:
+                take()
+            waiting.append(reference.score(np.append(datum.tokens, datum.targets[-1])))
+        while waiting:
+            take()
+        return np.concatenate(scores).astype(np.float32)
+
     def _plan(self, split: str, step: int, group_size: int, temperature: float) -> RolloutPlan:
         return RolloutPlan(
-            limits=RolloutLimits(max_tokens=self._settings.max_tokens),
+            limits=RolloutLimits(max_tokens=self._settings.max_tokens, turn_timeout=self._settings.timeout_s),
             group_size=group_size,
             temperature=temperature,
             seed=self._settings.seed,
@@ -242,14 +300,25 @@ def _policy_metrics(parts: Sequence[tuple[Batch, TrainResult]], prefix: str) -> 
     }
 
 
-def _mean_metrics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of the substeps of one step: sums (`...:sum`) add up, extremes stay extremes, the rest is averaged."""
+def _merged(parts: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+    """Metrics of the substeps of one step, each with its count (loss tokens, or optimizer steps): sums (`...:sum`) add
+    up, extremes stay extremes, and the rest are means, weighted by the counts of the parts that report them."""
     out: dict[str, float] = {}
-    for name in dict.fromkeys(name for part in parts for name in part):
-        values = [p[name] for p in parts if name in p]
-        kind = name.rpartition(":")[2]
-        if kind in ("max", "min"):
-            out[name] = max(values) if kind == "max" else min(values)
-        else:
-            out[name] = sum(values) / (1 if kind == "sum" else len(values))
+    for name in dict.fromkeys(name for _, metrics in parts for name in metrics):
+        reported = [(count, metrics[name]) for count, metrics in parts if name in metrics]
+        values = [value for _, value in reported]
+        match name.rpartition(":")[2]:
+            case "sum":
+                out[name] = sum(values)
+            case "max":
+                out[name] = max(values)
+            case "min":
+                out[name] = min(values)
+            case _:
+                total = sum(count for count, _ in reported)
+                out[name] = sum(count * value for count, value in reported) / max(total, 1)
     return out
+
+
+def _close_when_made(policy: Pending[Sampler]) -> None:
+    policy.then(lambda sampler: sampler.close())

@@ -30,6 +30,8 @@ class RolloutLimits:
     """Per action."""
     max_turns: int | None = None
     max_groups_in_flight: int = 4096
+    max_resets_in_flight: int = 64
+    """Environments that start at once, over all groups: a start may be a process or a container."""
     turn_timeout: float = 600.0
     """Seconds that one sampling or environment call may take; beyond it the *world* failed: DeadlineError."""
 
@@ -78,10 +80,11 @@ def roll_out(sampler: Sampler, builders: Sequence[GroupBuilder], plan: RolloutPl
 
 async def roll_out_async(sampler: Sampler, builders: Sequence[GroupBuilder], plan: RolloutPlan) -> list[Group]:
     gate = asyncio.Semaphore(plan.limits.max_groups_in_flight)
+    resets = asyncio.Semaphore(plan.limits.max_resets_in_flight)
 
     async def one(index: int, builder: GroupBuilder) -> Group:
         async with gate:
-            return await roll_out_group(sampler, builder, plan, index)
+            return await roll_out_group(sampler, builder, plan, index, resets)
 
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -91,11 +94,20 @@ async def roll_out_async(sampler: Sampler, builders: Sequence[GroupBuilder], pla
     return [task.result() for task in running]
 
 
-async def roll_out_group(sampler: Sampler, builder: GroupBuilder, plan: RolloutPlan, index: int) -> Group:
-    """One group. Every environment that was made is closed, whatever happens."""
+async def roll_out_group(
+    sampler: Sampler, builder: GroupBuilder, plan: RolloutPlan, index: int, resets: asyncio.Semaphore
+) -> Group:
+    """One group. Every environment that was made is closed, whatever happens; `resets` bounds those that start."""
     envs = builder.make(plan.group_size)
+
+    async def reset(env: Env) -> Observation:
+        async with resets:
+            return await _within(plan, env.reset())
+
     try:
-        observations = [await _within(plan, env.reset()) for env in envs]
+        async with asyncio.TaskGroup() as starting:
+            starts = [starting.create_task(reset(env)) for env in envs]
+        observations = [task.result() for task in starts]
         first = observations[0]
         shared: list[Completion | None] = [None] * len(envs)
         same = all(
@@ -170,4 +182,7 @@ async def _within(plan: RolloutPlan, work: Awaitable[T]) -> T:
     except TimeoutError as error:
         if isinstance(error, DeadlineError):
             raise
-        raise DeadlineError(f"a turn took longer than {plan.limits.turn_timeout} s") from error
+        raise DeadlineError(
+            f"a sampling or environment call took longer than {plan.limits.turn_timeout:g} s; if it is slow and not "
+            "stuck, set a larger timeout_s"
+        ) from error

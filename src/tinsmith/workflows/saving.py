@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tinsmith.domain.datums import COLUMNS, Batch
-from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.errors import ConfigError, NonFiniteError, TinsmithError
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.trainer import Trainer
 from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.waiting import wait
 
 Keep = Literal["periodic", "rolling", "final"]
 
 
-def restore(run: RunDirectory, trainer: Trainer) -> tuple[int, Mapping[str, Any]]:
+def restore(run: RunDirectory, trainer: Trainer, timeout_s: float) -> tuple[int, Mapping[str, Any]]:
     """Load the newest usable checkpoint; gives the step to go on with and its cursor (0 and {} for a new run)."""
     point = run.resume(
-        load=lambda handle: trainer.load_state(handle).result(),
-        delete=lambda handle: trainer.delete_state(handle).result(),
+        load=lambda handle: wait(trainer.load_state(handle), f"loading {handle}", timeout_s),
+        delete=lambda handle: wait(trainer.delete_state(handle), f"deleting {handle}", timeout_s),
     )
     return (0, {}) if point is None else (point.step, point.cursor)
 
@@ -38,15 +39,38 @@ def submit_save(run: RunDirectory, trainer: Trainer, keep: Keep, step: int) -> P
     return trainer.save_state(run.checkpoint_name(keep, step))
 
 
-def record_save(run: RunDirectory, keep: Keep, step: int, saved: Pending[str], cursor: Mapping[str, Any]) -> None:
+def record_save(
+    run: RunDirectory, keep: Keep, step: int, saved: Pending[str], cursor: Mapping[str, Any], timeout_s: float
+) -> None:
     """Record a state once it is written."""
-    run.record_checkpoint(keep, step, saved.result(), cursor)
+    handle = wait(saved, f"saving the {keep} checkpoint after {step} steps", timeout_s)
+    run.record_checkpoint(keep, step, handle, cursor)
 
 
-def save_now(run: RunDirectory, trainer: Trainer, keep: Keep, step: int, cursor: Mapping[str, Any]) -> None:
+def save_now(
+    run: RunDirectory, trainer: Trainer, keep: Keep, step: int, cursor: Mapping[str, Any], timeout_s: float
+) -> None:
     """Save and record, unless that was done before the process was killed."""
     if not run.has_checkpoint(keep, step):
-        record_save(run, keep, step, submit_save(run, trainer, keep, step), cursor)
+        record_save(run, keep, step, submit_save(run, trainer, keep, step), cursor, timeout_s)
+
+
+def leave(
+    run: RunDirectory, trainer: Trainer, step: int, cursor: Mapping[str, Any], error: NonFiniteError, timeout_s: float
+) -> NonFiniteError:
+    """The error of training step `step`, named, with a checkpoint left of the weights before it: they did not move, for
+    the trainer refused all that was queued behind the failure."""
+    try:
+        save_now(run, trainer, "rolling", step, cursor, timeout_s)
+    except TinsmithError as also:  # the failure itself is what the caller hears of
+        return NonFiniteError(f"step {step}: {error} (no checkpoint of it could be written: {also})")
+    return named(run, step, error)
+
+
+def named(run: RunDirectory, step: int, error: NonFiniteError) -> NonFiniteError:
+    """The error with the step and the checkpoint that the run would go on from."""
+    point = run.last_checkpoint
+    return NonFiniteError(f"step {step}: {error}; the last checkpoint is {point.name if point else 'the start'}")
 
 
 def batch_digest(batch: Batch) -> str:

@@ -10,16 +10,27 @@ from typing import Any, Literal
 from attrs import frozen
 
 from tinsmith.domain.datums import Batch, Datum
-from tinsmith.domain.errors import DataError, NonFiniteError, TrainingError
-from tinsmith.ports.pending import Pending
+from tinsmith.domain.errors import DataError, NonFiniteError
+from tinsmith.ports.pending import DEADLINE_S, Pending
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.trainer import LossSpec, OptimResult, Trainer, TrainResult
 from tinsmith.workflows.evaluation import NllEvaluator
 from tinsmith.workflows.interrupt import graceful_interrupt
 from tinsmith.workflows.journal import RunDirectory
-from tinsmith.workflows.saving import Keep, batch_digest, record_save, restore, same_data, save_now, submit_save
+from tinsmith.workflows.saving import (
+    Keep,
+    batch_digest,
+    leave,
+    named,
+    record_save,
+    restore,
+    same_data,
+    save_now,
+    submit_save,
+)
 from tinsmith.workflows.settings import CheckpointSettings, OptimizerSettings
 from tinsmith.workflows.supervised_data import SupervisedData, normalised
+from tinsmith.workflows.waiting import naming_step, wait
 
 Reduction = Literal["token_sum", "token_mean", "sequence_mean"]
 
@@ -36,6 +47,8 @@ class SupervisedSettings:
     """Steps between evaluations on the test datums; 0 evaluates at the end alone."""
     submit_ahead: int = 1
     """Batches queued behind the one that is awaited."""
+    timeout_s: float = DEADLINE_S
+    """Seconds that one piece of submitted work may take; beyond it the world failed: DeadlineError."""
 
 
 @frozen(kw_only=True)
@@ -46,10 +59,10 @@ class _Submitted:
     """Examples seen before this batch."""
     end: int
     learning_rate: float
-    evaluated: Pending[Mapping[str, float]] | None
+    evaluated: Sequence[Pending[TrainResult]]
     trained: Pending[TrainResult]
     stepped: Pending[OptimResult]
-    final: Pending[Mapping[str, float]] | None
+    final: Sequence[Pending[TrainResult]]
     keep: Keep | None
     saved: Pending[str] | None
 
@@ -87,9 +100,10 @@ class SupervisedLoop:
         """The metrics of the last step and of the final evaluation.
 
         Raises KeyboardInterrupt, with a checkpoint written, after Ctrl-C; NonFiniteError, with a checkpoint of the
-        weights before it, when a step gives no finite number.
+        weights before it, when a step gives no finite number; DeadlineError, which names the step, when the backend
+        owes a result for longer than `timeout_s`.
         """
-        step, cursor = restore(self._directory, self._trainer)
+        step, cursor = restore(self._directory, self._trainer, self._settings.timeout_s)
         same_data(cursor, self._data.fingerprint, str(self._directory.path))
         position = int(cursor.get("examples", 0))
         left = self._data.steps_between(
@@ -109,12 +123,17 @@ class SupervisedLoop:
                     metrics = self._finish(queue.popleft())
             while queue:
                 metrics = self._finish(queue.popleft())
-            if step < self._total:
-                save_now(self._directory, self._trainer, "rolling", step, self._cursor(position))
+            done = step >= self._total
+            self._save("final" if done else "rolling", step, position)
+            if not done:
                 raise KeyboardInterrupt
-            save_now(self._directory, self._trainer, "final", step, self._cursor(position))
-            self._directory.finish("max_steps" if step == self._settings.max_steps else "end of data")
+            exhausted = position >= self._settings.num_epochs * len(self._data)
+            self._directory.finish("end of data" if exhausted else "max_steps")
         return metrics
+
+    def _save(self, keep: Keep, step: int, position: int) -> None:
+        timeout = self._settings.timeout_s
+        save_now(self._directory, self._trainer, keep, step, self._cursor(position), timeout)
 
     def _cursor(self, examples: int) -> Mapping[str, Any]:
         return {"examples": examples, "data": self._data.fingerprint}
@@ -133,22 +152,29 @@ class SupervisedLoop:
             start=position,
             end=end,
             learning_rate=adam.learning_rate,
-            evaluated=self._nll.submit() if settings.eval_every and step % settings.eval_every == 0 else None,
+            evaluated=self._nll.submit() if settings.eval_every and step % settings.eval_every == 0 else (),
             trained=self._trainer.forward_backward(normalised(batch, settings.reduction), LossSpec("cross_entropy")),
             stepped=self._trainer.optim_step(adam),
-            final=self._nll.submit() if last else None,
+            final=self._nll.submit() if last else (),
             keep=keep,
             saved=submit_save(self._directory, self._trainer, keep, step + 1) if keep else None,
         )
 
     def _finish(self, item: _Submitted) -> Mapping[str, float]:
+        with naming_step(item.step):
+            return self._awaited(item)
+
+    def _awaited(self, item: _Submitted) -> Mapping[str, float]:
+        timeout = self._settings.timeout_s
+        evaluated = self._evaluation(item.step, item.evaluated)
+        if evaluated:
+            self._directory.record_evaluation(item.step, evaluated)
         try:
-            if item.evaluated is not None:
-                self._directory.record_evaluation(item.step, item.evaluated.result())
-            trained, stepped = item.trained.result(), item.stepped.result()
+            trained = wait(item.trained, "the forward and backward pass", timeout)
+            stepped = wait(item.stepped, "the optimizer step", timeout)
         except NonFiniteError as error:
-            self._leave(item)
-            raise NonFiniteError(f"step {item.step}: {error}") from error
+            cursor = self._cursor(item.start)
+            raise leave(self._directory, self._trainer, item.step, cursor, error, timeout) from error
         now = time.monotonic()
         metrics: dict[str, Any] = {
             "epoch": item.start // len(self._data),
@@ -161,18 +187,16 @@ class SupervisedLoop:
             **stepped.metrics,
             "time/step": now - self._clock,
         }
-        if item.final is not None:
-            metrics.update({f"final/{name}": value for name, value in item.final.result().items()})
+        metrics.update({f"final/{name}": value for name, value in self._evaluation(item.step, item.final).items()})
         self._clock = now
         self._directory.record_step(item.step, metrics, datums=batch_digest(item.batch))
         if item.saved is not None and item.keep is not None:
-            record_save(self._directory, item.keep, item.step + 1, item.saved, self._cursor(item.end))
+            record_save(self._directory, item.keep, item.step + 1, item.saved, self._cursor(item.end), timeout)
         self._progress.update(item.step + 1, self._total, metrics)
         return metrics
 
-    def _leave(self, item: _Submitted) -> None:
-        """Save the weights before a step that failed; the trainer refused all steps behind it."""
+    def _evaluation(self, step: int, submitted: Sequence[Pending[TrainResult]]) -> Mapping[str, float]:
         try:
-            save_now(self._directory, self._trainer, "rolling", item.step, self._cursor(item.start))
-        except TrainingError as error:  # the failure itself is what the caller hears of
-            self._progress.note(f"no checkpoint of step {item.step} could be written: {error}")
+            return self._nll.result(submitted, self._settings.timeout_s)
+        except NonFiniteError as error:  # no checkpoint: the weights went on meanwhile, and are not to be gone back to
+            raise named(self._directory, step, error) from error
