@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias, runtime_checkable
 
-from tinsmith.domain.tokens import Ints
+import numpy as np
+import numpy.typing as npt
+
+from tinsmith.domain.tokens import Ints, Offsets
+
+Piece: TypeAlias = tuple[str | int | None, int, int]
+"""One piece of a script: what it is (text, the id of a control token, or None for a border between runs of text), and
+two numbers that each of its tokens carries: message and origin."""
+ScriptColumns: TypeAlias = tuple[Offsets, Ints, Ints, npt.NDArray[np.uint8], npt.NDArray[np.bool_]]
+"""Of N scripts: offsets [N + 1], and per token its id, message, origin, and whether it is a control token."""
 
 
 class Tokenizer(Protocol):
@@ -55,4 +64,14 @@ class Tokenizer(Protocol):
 
     def token_bytes(self) -> list[bytes]:
         """The bytes that each id stands for, for all of the vocabulary (control tokens: their text)."""
+        ...
+
+
+@runtime_checkable
+class ScriptEncoder(Protocol):
+    """A power that a tokenizer may have: many scripts in one call, without the interpreter lock."""
+
+    def encode_scripts(self, scripts: Sequence[Sequence[Piece]]) -> ScriptColumns:
+        """Texts that follow one another are encoded as one run; each token carries the numbers of the piece that it
+        starts in. The ids are those that `encode` gives for the run."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from tinsmith.workflows.supervised import Reduction, SupervisedLoop, SupervisedS
 from tinsmith.workflows.supervised_data import SupervisedData
 
 NAME = "sl-basic"
+RENDERED_AT_ONCE = 1024
 
 
 @frozen(kw_only=True)
@@ -137,28 +139,29 @@ def _examples(where: str, config: Config, model: LoadedModel, progress: Progress
     overlong = "truncate" if config.too_long == "truncate" else "refuse"
     count = empty = long = cut = 0
     total, said = source.count(), time.monotonic()
-    for line, row in enumerate(source, 1):
+    rows = enumerate(source, 1)
+    while part := list(islice(rows, RENDERED_AT_ONCE)):
         if progress is not None and time.monotonic() - said > 5:
             said = time.monotonic()
-            progress.note(f"{source.name}: rendering, {line} of {total or '?'} rows")
-        conversation = conversation_from_row(row, source=source.name, line=line)
-        try:
-            example = model.renderer.supervised(
-                conversation, train_on=config.train_on, max_length=max_length, overlong=overlong
-            )
-        except NothingToTrain:
-            empty += 1
-            continue
-        except TooLong as error:
-            if config.too_long == "raise":
-                raise DataError(f"{error}; or too_long=truncate|skip", source=source.name, line=line) from error
-            long += 1
-            continue
-        except RenderError as error:
-            raise DataError(str(error), source=source.name, line=line) from error
-        cut += example.truncated
-        count += 1
-        yield example.datums
+            progress.note(f"{source.name}: rendering, {part[0][0]} of {total or '?'} rows")
+        examples = model.renderer.supervised_batch(
+            [conversation_from_row(row, source=source.name, line=line) for line, row in part],
+            train_on=config.train_on,
+            max_length=max_length,
+            overlong=overlong,
+        )
+        for (line, _), example in zip(part, examples, strict=True):
+            if isinstance(example, NothingToTrain):
+                empty += 1
+            elif isinstance(example, TooLong) and config.too_long != "raise":
+                long += 1
+            elif isinstance(example, RenderError):
+                hint = "; or too_long=truncate|skip" if isinstance(example, TooLong) else ""
+                raise DataError(f"{example}{hint}", source=source.name, line=line) from example
+            else:
+                cut += example.truncated
+                count += 1
+                yield example.datums
     if progress is not None:
         for number, what in (
             (empty, "have nothing to train on and were left out"),

@@ -19,13 +19,12 @@ from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Conversation, MediaPart, Message, TextPart, Tool
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.tokenizer import Tokenizer
+from tinsmith.rendering.batch import render_batch, supervised_batch
 from tinsmith.rendering.given import conversation_of, messages_of, tools_of
 from tinsmith.rendering.records import Examples, Origin, Overlong, Parsed, Rendered, Stop, Termination, TrainOn
-from tinsmith.rendering.script import LooseScript, Script
+from tinsmith.rendering.script import LooseScript, RenderedBatch, Script
 from tinsmith.rendering.streaming import Stream
 from tinsmith.rendering.supervised import examples_of
-
-Memo = dict[tuple[str, bool], tuple[Ints, Ints]]
 
 
 class Renderer(ABC):
@@ -109,7 +108,13 @@ class Renderer(ABC):
         self, messages: Sequence[Message | Mapping[str, Any]], tools: Sequence[Tool | Mapping[str, Any]] = ()
     ) -> Rendered:
         """All messages, as the format writes a finished conversation."""
-        return self._render(messages_of(messages), tools_of(tools), {})
+        messages, tools = messages_of(messages), tools_of(tools)
+        self.check(messages, tools)
+        return self.with_media(self.written(messages, tools).render(), messages)
+
+    def render_batch(self, conversations: Sequence[Conversation | Mapping[str, Any]]) -> RenderedBatch:
+        """`render` of each conversation, all in one call. Raises RenderError with the conversation's index."""
+        return render_batch(self, conversations)
 
     def generation_prompt(
         self,
@@ -127,7 +132,7 @@ class Renderer(ABC):
         self._write_header(out)
         out.cut()
         out.text(prefill, Origin.TEXT)
-        return self._with_media(out.render(), messages)
+        return self.with_media(out.render(), messages)
 
     def supervised(
         self,
@@ -145,15 +150,35 @@ class Renderer(ABC):
         """
         conversation = conversation_of(conversation)
         self.check(conversation.messages, conversation.tools)
-        memo: Memo = {}
         return examples_of(
             conversation,
-            lambda n: self._render(conversation.messages[:n], conversation.tools, memo),
+            lambda n: self.with_media(
+                self.written(conversation.messages[:n], conversation.tools).render(), conversation.messages[:n]
+            ),
             stable=self.is_prefix_stable,
             train_on=TrainOn(train_on),
             max_length=max_length,
             overlong=Overlong(overlong),
         )
+
+    def supervised_batch(
+        self,
+        conversations: Sequence[Conversation | Mapping[str, Any]],
+        *,
+        train_on: TrainOn | str = TrainOn.ALL_ASSISTANT_MESSAGES,
+        max_length: int | None = None,
+        overlong: Overlong | str = Overlong.REFUSE,
+    ) -> list[Examples | RenderError]:
+        """`supervised` of each conversation, all in one call; in place of examples the error that it would raise."""
+        return supervised_batch(
+            self, conversations, train_on=TrainOn(train_on), max_length=max_length, overlong=Overlong(overlong)
+        )
+
+    def written(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Script:
+        """All messages, checked before, as they are written, before they are tokens."""
+        out = self._script(self.tokenizer)
+        self._write(out, messages, tools, 0)
+        return out
 
     def bridge(
         self,
@@ -219,13 +244,7 @@ class Renderer(ABC):
                 what = type(part).__name__.removesuffix("Part").lower()
                 raise RenderError(f"message {index} holds an {what} part; {self.name} is a format without {what}s")
 
-    def _render(self, messages: Sequence[Message], tools: Sequence[Tool], memo: Memo) -> Rendered:
-        self.check(messages, tools)
-        out = self._script(self.tokenizer, memo)
-        self._write(out, messages, tools, 0)
-        return self._with_media(out.render(), messages)
-
-    def _with_media(self, rendered: Rendered, messages: Sequence[Message]) -> Rendered:
+    def with_media(self, rendered: Rendered, messages: Sequence[Message]) -> Rendered:
         """Pair each placeholder with its part."""
         if not any(m.media for m in messages):
             return rendered

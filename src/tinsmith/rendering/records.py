@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import IntEnum, StrEnum
-from typing import overload
+from typing import TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import RenderError, ShapeError
 from tinsmith.domain.messages import MediaPart, Message
 from tinsmith.domain.tokens import Ints, ints
+
+Media: TypeAlias = tuple[tuple[int, MediaPart], ...]
+"""Images and sounds, each with the position of the token that stands for it."""
 
 
 class TrainOn(StrEnum):
@@ -86,7 +89,7 @@ class Rendered:
     """[T] uint8: an `Origin`."""
     special: npt.NDArray[np.bool_]
     """[T]: the token is a control token; else it is (part of) text."""
-    media: tuple[tuple[int, MediaPart], ...] = ()
+    media: Media = ()
     """Images and sounds, each with the position of the token that stands for it."""
 
     def __attrs_post_init__(self) -> None:
@@ -126,7 +129,7 @@ class Examples(Sequence[Datum]):
     """Datums that were cut at `max_length`."""
     skipped: int = 0
     """Datums left out because the cut left nothing to train on."""
-    media: tuple[tuple[tuple[int, MediaPart], ...], ...] = ()
+    media: tuple[Media, ...] = ()
     """Of each datum, when there are any: its images and sounds, each with the position of the input token that stands
     for it. A backend that takes none must refuse them."""
 

@@ -2,86 +2,55 @@
 
 Control tokens are written by name and become their id; text stays text. Text between two control tokens is encoded as
 one run, the way a tokenizer encodes a finished chat, with one exception: a run ends where a model's output begins or
-ends, because there sampling begins and ends (`cut`).
+ends, because there sampling begins and ends (`cut`). A token that spans several pieces of a run belongs to the one it
+starts in.
+
+Writing touches no token. `encode` takes all the scripts that a caller has and makes one call of them, which a tokenizer
+that can (`ScriptEncoder`) serves without the interpreter lock.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import overload
 
 import numpy as np
+import numpy.typing as npt
+from attrs import field, frozen
 
-from tinsmith.domain.tokens import Ints
-from tinsmith.ports.tokenizer import Tokenizer
-from tinsmith.rendering.records import Origin, Rendered
+from tinsmith.domain.tokens import Ints, Offsets, offsets_of
+from tinsmith.ports.tokenizer import Piece, ScriptEncoder, Tokenizer
+from tinsmith.rendering.records import Media, Origin, Rendered
 
-_Piece = tuple[str, int, int]  # text, message, origin
+_CUT: Piece = (None, 0, 0)
 
 
 class Script:
     """Collects pieces; `message` owns what is written until it is set again."""
 
-    def __init__(self, tokenizer: Tokenizer, memo: dict[tuple[str, bool], tuple[Ints, Ints]] | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.message = -1
+        self.pieces: list[Piece] = []
         self._tokenizer = tokenizer
         self._controls: Mapping[str, int] = tokenizer.special_tokens
-        self._runs: list[list[_Piece] | tuple[int, int, int]] = []
-        self._open: list[_Piece] | None = None
-        self._memo = {} if memo is None else memo
 
     def control(self, name: str, origin: Origin = Origin.FORMAT) -> None:
-        self.control_id(self._controls[name], origin)
+        self.pieces.append((self._controls[name], self.message, origin))
 
     def control_id(self, id: int, origin: Origin = Origin.FORMAT) -> None:
-        self._open = None
-        self._runs.append((id, self.message, int(origin)))
+        self.pieces.append((id, self.message, origin))
 
     def text(self, text: str, origin: Origin = Origin.FORMAT) -> None:
-        if not text:
-            return
-        if self._open is None:
-            self._open = []
-            self._runs.append(self._open)
-        self._open.append((text, self.message, int(origin)))
+        if text:
+            self.pieces.append((text, self.message, origin))
 
     def cut(self) -> None:
         """End the run: nothing before is encoded together with anything after."""
-        self._open = None
+        self.pieces.append(_CUT)
 
     def render(self) -> Rendered:
-        ids: list[Ints] = []
-        message: list[Ints] = []
-        origin: list[np.ndarray] = []
-        special: list[np.ndarray] = []
-        for run in self._runs:
-            if isinstance(run, tuple):
-                tokens, owners, origins = np.array([run[0]], np.int32), [run[1]], [run[2]]
-                which = np.zeros(1, np.int64)
-            else:
-                tokens, which = self._encode(run)
-                owners, origins = [p[1] for p in run], [p[2] for p in run]
-            ids.append(tokens)
-            message.append(np.array(owners, np.int32)[which])
-            origin.append(np.array(origins, np.uint8)[which])
-            special.append(np.full(len(tokens), isinstance(run, tuple)))
-        if not ids:
-            return Rendered(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(0, np.bool_))
-        return Rendered(np.concatenate(ids), np.concatenate(message), np.concatenate(origin), np.concatenate(special))
-
-    def _encode(self, run: list[_Piece]) -> tuple[Ints, np.ndarray]:
-        """Ids of a run, and for each the piece that it starts in."""
-        text = "".join(p[0] for p in run)
-        several = len(run) > 1
-        if (text, several) not in self._memo:
-            if several:
-                self._memo[text, several] = self._tokenizer.encode_with_offsets(text)
-            else:
-                ids = self._tokenizer.encode(text)
-                self._memo[text, several] = (ids, np.zeros(len(ids), np.int32))
-        ids, starts = self._memo[text, several]
-        ends = np.cumsum([len(p[0]) for p in run])
-        return ids, np.minimum(np.searchsorted(ends, starts, side="right"), len(run) - 1)
+        return encode(self._tokenizer, [self])[0]
 
 
 class LooseScript(Script):
@@ -98,3 +67,79 @@ class LooseScript(Script):
     def _names(self) -> str:
         longest_first = sorted(self._controls, key=len, reverse=True)
         return f"({'|'.join(map(re.escape, longest_first))})" if longest_first else ""
+
+
+@frozen(eq=False)
+class RenderedBatch(Sequence[Rendered]):
+    """N renderings with their columns concatenated: `ids[offsets[i]:offsets[i + 1]]` is rendering i, a view."""
+
+    offsets: Offsets
+    """[N + 1] int64."""
+    ids: Ints
+    message: Ints
+    origin: npt.NDArray[np.uint8]
+    special: npt.NDArray[np.bool_]
+    media: Mapping[int, Media] = field(factory=dict)
+    """Of the renderings that have any: their images and sounds (see `Rendered.media`)."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Rendered: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Rendered]: ...
+    def __getitem__(self, index: int | slice) -> Rendered | list[Rendered]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"rendering {index} of {len(self)}")
+        index = index % len(self)
+        part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        return Rendered(
+            self.ids[part], self.message[part], self.origin[part], self.special[part], self.media.get(index, ())
+        )
+
+    def __iter__(self) -> Iterator[Rendered]:
+        return (self[i] for i in range(len(self)))
+
+
+def encode(tokenizer: Tokenizer, scripts: Sequence[Script]) -> RenderedBatch:
+    """The scripts as tokens, all in one call."""
+    pieces = [script.pieces for script in scripts]
+    if isinstance(tokenizer, ScriptEncoder):
+        return RenderedBatch(*tokenizer.encode_scripts(pieces))
+    rendered = [_encode(tokenizer, p) for p in pieces]
+    return RenderedBatch(
+        offsets_of([len(ids) for ids, _, _ in rendered]),
+        np.concatenate([np.zeros(0, np.int32), *(ids for ids, _, _ in rendered)], dtype=np.int32),
+        np.array([p[w][1] for p, (_, which, _) in zip(pieces, rendered, strict=True) for w in which], np.int32),
+        np.array([p[w][2] for p, (_, which, _) in zip(pieces, rendered, strict=True) for w in which], np.uint8),
+        np.concatenate([np.zeros(0, np.bool_), *(special for _, _, special in rendered)], dtype=np.bool_),
+    )
+
+
+def _encode(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> tuple[Ints, list[int], npt.NDArray[np.bool_]]:
+    """Ids, for each the index of the piece that it starts in, and whether it is a control token."""
+    ids: list[int] = []
+    which: list[int] = []
+    special: list[bool] = []
+    start = 0
+    while start < len(pieces):
+        what = pieces[start][0]
+        end = start + 1
+        if isinstance(what, str):
+            while end < len(pieces) and isinstance(pieces[end][0], str):
+                end += 1
+            texts = [str(p[0]) for p in pieces[start:end]]
+            tokens, at = tokenizer.encode_with_offsets("".join(texts))
+            owner = np.searchsorted(np.cumsum([len(t) for t in texts]), at, side="right")
+            ids += tokens.tolist()
+            which += (start + np.minimum(owner, len(texts) - 1)).tolist()
+            special += [False] * len(tokens)
+        elif what is not None:
+            ids.append(what)
+            which.append(start)
+            special.append(True)
+        start = end
+    return np.array(ids, np.int32), which, np.array(special, np.bool_)

@@ -40,6 +40,18 @@ def message_weights(messages: Sequence[Message], train_on: TrainOn) -> Floats:
     return weights
 
 
+def ends_of(messages: Sequence[Message], *, stable: bool, train_on: TrainOn) -> list[int]:
+    """How many messages each needed rendering holds: one rendering per trained answer, as it was when that answer was
+    the last; where nothing is rewritten, the last one holds them all. Raises NothingToTrain."""
+    trained: list[int] = np.flatnonzero(message_weights(messages, train_on)).tolist()
+    if not trained:
+        raise NothingToTrain(f"no message has a weight under train_on={train_on}")
+    ends = {trained[-1] + 1}
+    if not stable:
+        ends |= {i + 1 for i in trained if messages[i].role == "assistant"}
+    return sorted(ends)
+
+
 def examples_of(
     conversation: Conversation,
     render: Callable[[int], Rendered],
@@ -54,17 +66,10 @@ def examples_of(
         raise ConfigError(f"max_length={max_length}: at least 1")
     messages = conversation.messages
     weights = message_weights(messages, train_on)
-    trained = np.flatnonzero(weights)
-    if not len(trained):
-        raise NothingToTrain(f"no message has a weight under train_on={train_on}")
-    # One rendering per trained answer, as it was when that answer was the last; those that grow out of one another
-    # merge.
-    ends = {int(trained[-1]) + 1}
-    if not stable:
-        ends |= {int(i) + 1 for i in trained if messages[i].role == "assistant"}
+    # Renderings that grow out of one another merge.
     renderings: list[tuple[Rendered, int]] = []  # with the first message that this rendering trains
     first = 0
-    for end in sorted(ends):
+    for end in ends_of(messages, stable=stable, train_on=train_on):
         rendered = render(end)
         if renderings and rendered.starts_with(renderings[-1][0]):
             first = renderings.pop()[1]
