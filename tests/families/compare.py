@@ -6,6 +6,7 @@ that is known, with its reason. A difference without a reason is a bug, and so i
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import json
 import re
@@ -26,6 +27,8 @@ from tinsmith import rendering
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Conversation, Message
 
+DAY = datetime.date(2026, 1, 31)
+"""What templates are told is today."""
 BEGIN, END = "\ue000", "\ue001"
 
 
@@ -38,6 +41,9 @@ class Family:
     """File under `data/chat_templates`."""
     tokenizer: str
     variables: Mapping[str, Any] = {}
+    """What the template is given beside the chat."""
+    options: Mapping[str, Any] = {}
+    """What the format is given."""
     thinking_key: str = "reasoning_content"
     """Where the template looks for thinking."""
     arguments_as_text: bool = False
@@ -70,7 +76,7 @@ class Outcome:
 def outcome(family: Family, case: Case, templates: Path) -> Outcome:
     tokenizer = family_tokenizer(family.tokenizer)
     try:
-        ours: Any = ids_of(family.format, case, family.tokenizer).tolist()
+        ours: Any = ids_of(family, case).tolist()
         shown = tokenizer.decode(ours)
     except RenderError as error:
         ours, shown = None, f"refused: {error}"
@@ -82,8 +88,8 @@ def outcome(family: Family, case: Case, templates: Path) -> Outcome:
     return Outcome(ours == theirs, shown, text)
 
 
-def ids_of(format: str, case: Case, tokenizer: str) -> np.ndarray:
-    renderer = rendering.get(format, family_tokenizer(tokenizer))
+def ids_of(family: Family, case: Case) -> np.ndarray:
+    renderer = rendering.get(family.format, family_tokenizer(family.tokenizer), **family.options)
     if case.ask:
         return renderer.generation_prompt(case.messages, tools=case.tools, prefill=case.prefill).ids
     return renderer.render(case.messages, case.tools).ids
@@ -119,7 +125,7 @@ def _compiled(file: Path) -> Any:
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: "2026-01-31" if form == "%Y-%m-%d" else form
+    environment.globals["strftime_now"] = DAY.strftime
     source = file.read_text(encoding="utf-8")
     for tag, mark in (("generation", BEGIN), ("endgeneration", END)):
         source = re.sub(rf"\{{%(-?)\s*{tag}\s*(-?)%\}}", rf"{{{{\1 '{mark}' \2}}}}", source)
@@ -177,7 +183,7 @@ def marks(family: Family, templates: Path) -> Marks:
             continue
         try:
             text = template_text(family, case, templates, training=True)
-            rendered = rendering.get(family.format, tokenizer).render(case.messages, case.tools)
+            rendered = rendering.get(family.format, tokenizer, **family.options).render(case.messages, case.tools)
         except RenderError:
             continue
         plain, inside = _marked(text)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
+from tokenizers import Tokenizer as Fast
 
 from small_tokenizer import small_bpe_spec
 from tinsmith.adapters.huggingface.token_bytes import BYTE_TO_CHAR
@@ -68,6 +69,7 @@ CALLS, RESULTS, THINK = (
     ("<tool_response>", "</tool_response>"),
     ("<think>", "</think>"),
 )
+_GLM_MEDIA = ("image", "video", "audio", "transcription")
 
 
 class Unavailable(Exception):
@@ -88,7 +90,8 @@ class Recipe:
     """Ranks below are no text."""
     nfc: bool = False
     reserved: tuple[str, int, int] | None = None
-    """Ids that are control tokens without a name of their own: their form, the first, the one after the last."""
+    """Ids that are control tokens without a name of their own: their form, the first, the one after the last. In
+    Hugging Face form there are no gaps: added tokens are numbered anew after one."""
 
 
 def _numbered(first: int, *names: str) -> dict[str, int]:
@@ -128,6 +131,7 @@ RECIPES: dict[str, Recipe] = {
             "<|endofprompt|>": 200018,
         },
         eos="<|return|>",
+        reserved=("<|reserved_{id}|>", 199998, 200019),
     ),
     "deepseek_v3_1": Recipe(
         127999,
@@ -143,7 +147,7 @@ RECIPES: dict[str, Recipe] = {
         eos="<｜end▁of▁sentence｜>",
         bos="<｜begin▁of▁sentence｜>",
         first=3,
-        reserved=("<｜place▁holder▁no▁{}｜>", 128000, 128796),
+        reserved=("<｜place▁holder▁no▁{index}｜>", 128000, 128796),
     ),
     "kimi_k2": Recipe(
         163583,
@@ -157,6 +161,7 @@ RECIPES: dict[str, Recipe] = {
         | {"[UNK]": 163838, "[PAD]": 163839},
         eos="[EOS]",
         bos="[BOS]",
+        reserved=("<|reserved_token_{id}|>", 163584, 163840),
     ),
     "nemotron3": Recipe(
         131071,
@@ -165,13 +170,15 @@ RECIPES: dict[str, Recipe] = {
         | _numbered(7, "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", *CHATML, *THINK, *CALLS, *RESULTS),
         eos="<|im_end|>",
         first=1000,
-        reserved=("<SPECIAL_{}>", 18, 1000),
+        reserved=("<SPECIAL_{id}>", 18, 1000),
     ),
     "glm": Recipe(
         154819,
         (GPT4,),
         _numbered(154820, "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>")
         | _numbered(154826, "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+        | _numbered(154830, *(f"<|{edge}_of_{kind}|>" for kind in _GLM_MEDIA for edge in ("begin", "end")))
+        | _numbered(154838, "<|code_prefix|>", "<|code_middle|>", "<|code_suffix|>")
         | _numbered(154841, *THINK, *CALLS, *RESULTS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
         | {"/nothink": 154851},
         eos="<|endoftext|>",
@@ -189,7 +196,7 @@ def family_tokenizer(name: str) -> HuggingFaceTokenizer:
     if name in SMALL:
         return _small(name, *SMALL[name])
     recipe = RECIPES[name]
-    kept = CACHE / "tokenizers-1" / f"{name}.json"
+    kept = CACHE / "tokenizers-2" / f"{name}.json"
     if not kept.is_file():
         spec = _spec(recipe, _table(recipe))
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +204,10 @@ def family_tokenizer(name: str) -> HuggingFaceTokenizer:
         half.write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
         os.replace(half, kept)
     config = {"eos_token": recipe.eos, "bos_token": recipe.bos, "add_bos_token": recipe.bos is not None}
-    return HuggingFaceTokenizer(json.loads(kept.read_text(encoding="utf-8")), config, name=name)
+    spec = json.loads(kept.read_text(encoding="utf-8"))
+    whole = Fast.from_str(json.dumps(spec))
+    assert all(whole.token_to_id(text) == i for text, i in recipe.special.items()), f"{name}: ids were numbered anew"
+    return HuggingFaceTokenizer(spec, config, name=name)
 
 
 def _small(name: str, special: tuple[str, ...], eos: str, bos: str | None) -> HuggingFaceTokenizer:
@@ -269,10 +279,11 @@ def _spec(recipe: Recipe, ranks: Mapping[bytes, int]) -> dict[str, Any]:
     if recipe.reserved:
         form, first, end = recipe.reserved
         taken = set(special.values())
-        special |= {form.format(i - first): i for i in range(first, end) if i not in taken}
+        special |= {form.format(index=i - first, id=i): i for i in range(first, end) if i not in taken}
     splits = [_split(pattern) for pattern in recipe.split]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     vocab = {chars[text]: rank for text, rank in ranks.items()}
+    vocab |= {text: i for text, i in special.items() if i < recipe.first}
     return {
         "version": "1.0",
         "added_tokens": _added(special),

@@ -192,13 +192,13 @@ class Renderer(ABC):
         prompt, completion, new = ints(prompt), ints(completion), messages_of(new_messages)
         if not new or any(m.role == "assistant" for m in new):
             return None
-        if self.parse(completion).termination is not Termination.STOP or not self._bridges(prompt, completion, new):
+        answer = self.parse(completion)
+        if answer.termination is not Termination.STOP or not self._bridges(prompt, completion, new):
             return None
-        messages = (Message("assistant"), *new)
-        self.check(messages, answered=True)
+        self.check((Message("assistant"), *new), answered=True)
         out = self._script(self.tokenizer)
         self._write_after_stop(out)
-        self._write(out, messages, (), 1)
+        self._write(out, (answer.message, *new), (), 1)
         self._write_header(out)
         return np.concatenate([prompt, completion, out.render().ids])
 

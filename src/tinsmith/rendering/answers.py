@@ -1,0 +1,58 @@
+"""What the formats share in checking and reading answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinsmith.domain.errors import RenderError
+from tinsmith.domain.messages import MediaPart, Message, Part, TextPart, ThinkingPart, ToolCall, UnparsedToolCall
+from tinsmith.domain.tokens import Ints
+from tinsmith.rendering.records import Failure, FailureKind
+
+
+def check_thinking_first(name: str, index: int, message: Message) -> None:
+    """Raise RenderError for thinking that follows text."""
+    parts = [type(p) for p in message.content if isinstance(p, MediaPart) or p.text]
+    count = parts.count(ThinkingPart)
+    if parts[:count] != [ThinkingPart] * count:
+        raise RenderError(f"message {index}: {name} has no form for thinking after text")
+
+
+def read_arguments(name: str, arguments: str, raw: str) -> ToolCall | UnparsedToolCall:
+    """A call whose arguments are JSON text, kept as it was written; `raw` is kept where it is no JSON object."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError) as error:
+        return UnparsedToolCall(raw, f"arguments that are not JSON: {error}")
+    if not isinstance(value, dict):
+        return UnparsedToolCall(raw, "a tool call whose arguments are not an object")
+    if not name:
+        return UnparsedToolCall(raw, "a tool call without a name")
+    return ToolCall(name, arguments)
+
+
+def answer(
+    text: str, thinking: str = "", calls: Sequence[ToolCall] = (), unparsed: Sequence[UnparsedToolCall] = ()
+) -> Message:
+    parts: list[Part] = [ThinkingPart(thinking)] if thinking else []
+    parts += [TextPart(text)] if text else []
+    return Message("assistant", tuple(parts), tool_calls=tuple(calls), unparsed_tool_calls=tuple(unparsed))
+
+
+def split_at(ids: Ints, *controls: int) -> list[tuple[int | None, Ints]]:
+    """Stretches between control tokens, each with the control token before it (None for the first)."""
+    at = np.flatnonzero(np.isin(ids, controls)).tolist()
+    edges = [*at, len(ids)]
+    first: list[tuple[int | None, Ints]] = [(None, ids[: edges[0]])]
+    return first + [(int(ids[a]), ids[a + 1 : b]) for a, b in zip(at, edges[1:], strict=True)]
+
+
+def structural(reason: str) -> Failure:
+    return Failure(FailureKind.STRUCTURAL, reason)
+
+
+def failure_of(call: UnparsedToolCall) -> Failure:
+    return Failure(FailureKind.CONTENT, call.error)
