@@ -176,10 +176,14 @@ def test_a_token_is_trained_if_and_only_if_its_message_is(
 ) -> None:
     conversation = chats(data, renderer, weights=True)
     expected = expected_weights(conversation, train_on)
+    whole = renderer.render(conversation.messages, conversation.tools)
+    counts = np.ones(len(whole), bool) if train_on is TrainOn.ALL_TOKENS else whole.is_output
+    # The first token of all has no prefix. An empty result among others has no token of its own.
+    tokens = [np.count_nonzero((counts & (whole.message == i))[1:]) for i in range(len(expected))]
     try:
         datums = renderer.supervised(conversation, train_on=train_on)
     except NothingToTrain:
-        assert not any(expected)
+        assert not any(weight and n for weight, n in zip(expected, tokens, strict=True))
         return
     seen = np.zeros(len(expected))
     for datum in datums:
@@ -187,14 +191,11 @@ def test_a_token_is_trained_if_and_only_if_its_message_is(
             weights = datum.weights[datum.message == i]
             assert set(weights.tolist()) <= {0.0, expected[i]}
             seen[i] += np.count_nonzero(weights)
-    whole = renderer.render(conversation.messages, conversation.tools)
-    counts = np.ones(len(whole), bool) if train_on is TrainOn.ALL_TOKENS else whole.is_output
     last = max(i for i, weight in enumerate(expected) if weight)
     for i, message in enumerate(conversation.messages):
-        tokens = np.count_nonzero((counts & (whole.message == i))[1:])  # the first token of all has no prefix
-        assert (seen[i] > 0) == (expected[i] > 0 and tokens > 0)
+        assert (seen[i] > 0) == (expected[i] > 0 and tokens[i] > 0)
         if message.role != "assistant" and expected[i] > 0 and i < last:
-            assert seen[i] == tokens, "each token once"
+            assert seen[i] == tokens[i], "each token once"
 
 
 def expected_weights(conversation: Conversation, train_on: TrainOn) -> list[float]:

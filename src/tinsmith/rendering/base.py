@@ -153,7 +153,7 @@ class Renderer(ABC):
         return examples_of(
             conversation,
             lambda n: self.with_media(
-                self.written(conversation.messages[:n], conversation.tools).render(), conversation.messages[:n]
+                self.written(conversation.messages[:n], conversation.tools, sampled=True).render(), conversation.messages[:n]
             ),
             stable=self.is_prefix_stable,
             train_on=TrainOn(train_on),
@@ -174,9 +174,10 @@ class Renderer(ABC):
             self, conversations, train_on=TrainOn(train_on), max_length=max_length, overlong=Overlong(overlong)
         )
 
-    def written(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Script:
-        """All messages, checked before, as they are written, before they are tokens."""
+    def written(self, messages: Sequence[Message], tools: Sequence[Tool], *, sampled: bool = False) -> Script:
+        """All messages, checked before, as they are written, before they are tokens. See `Script.sampled`."""
         out = self._script(self.tokenizer)
+        out.sampled = sampled
         self._write(out, messages, tools, 0)
         return out
 

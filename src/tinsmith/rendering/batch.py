@@ -27,7 +27,7 @@ class Writer(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
     def check(self, messages: Sequence[Message], tools: Sequence[Tool]) -> None: ...
-    def written(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Script: ...
+    def written(self, messages: Sequence[Message], tools: Sequence[Tool], *, sampled: bool = False) -> Script: ...
     def with_media(self, rendered: Rendered, messages: Sequence[Message]) -> Rendered: ...
 
 
@@ -65,7 +65,7 @@ def supervised_batch(
             renderer.check(conversation.messages, conversation.tools)
             ends = ends_of(conversation.messages, stable=renderer.is_prefix_stable, train_on=train_on)
             for end in ends:
-                scripts.append(renderer.written(conversation.messages[:end], conversation.tools))
+                scripts.append(renderer.written(conversation.messages[:end], conversation.tools, sampled=True))
         except RenderError as error:
             del scripts[start:]
             found.append(error)

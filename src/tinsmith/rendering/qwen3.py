@@ -1,33 +1,36 @@
-"""qwen3: chatml with thinking and tool calls, as the chat templates of Qwen3 write them.
+"""qwen2.5, qwen3 and qwen3_vl: chatml with tool calls as JSON, as the chat templates of these models write them.
 
+* `qwen2_5`: never thinks; has a system message of its own where none is given.
 * `qwen3`: the model thinks first. Thinking of turns before the last question is left out of later prompts.
 * `qwen3_disable_thinking`: the prompt ends with an empty thinking block, which is supplied and so never trained.
 * `qwen3_instruct`: the 2507 instruct models, which never think.
 * `qwen3_preserve_thinking`: every answer keeps its thinking block, so that prompts only grow. This is the template of
   TRL for training Qwen3 (`qwen3_training`), not the one that the models ship.
+* `qwen3_vl`, `qwen3_vl_instruct`: the same with images in questions and results.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
 from tinsmith.domain.errors import RenderError
-from tinsmith.domain.messages import MediaPart, Message, Part, TextPart, ThinkingPart, Tool, ToolCall, UnparsedToolCall
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.messages import ImagePart, MediaPart, Message, ThinkingPart, Tool
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
-from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Failure, FailureKind, Origin, Parsed, Stop
+from tinsmith.rendering.records import Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
+from tinsmith.rendering.tagged import Tags, read_answer, read_json_call
 
 _START, _END = "<|im_start|>", "<|im_end|>"
 _THINK, _THOUGHT = "<think>", "</think>"
 _CALL, _CALLED = "<tool_call>", "</tool_call>"
+_VISION, _SEEN = "<|vision_start|>", "<|vision_end|>"
 _RESULT, _RESULTED = "<tool_response>", "</tool_response>"
 
 _TOOLS_BEFORE = (
@@ -39,7 +42,7 @@ _TOOLS_AFTER = (
     " XML tags:\n",
     '\n{"name": <function-name>, "arguments": <args-json-object>}\n',
 )
-_CALL_FORM = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(.*)\}\s*', re.DOTALL)
+QWEN2_5_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
 
 class Thinking(Enum):
@@ -50,15 +53,34 @@ class Thinking(Enum):
 
 
 class Qwen3(Renderer):
-    needs: tuple[str, ...] = (_START, _END, _CALL, _CALLED, _RESULT, _RESULTED)
+    needs: tuple[str, ...] = (_START, _END, _CALL, _CALLED)
 
-    def __init__(self, name: str, tokenizer: Tokenizer, thinking: Thinking = Thinking.ON) -> None:
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        thinking: Thinking = Thinking.ON,
+        *,
+        default_system: str | None = None,
+        images: bool = False,
+    ) -> None:
         if thinking is not Thinking.NONE:
             self.needs = (*self.needs, _THINK, _THOUGHT)
+        if images:
+            self.needs = (*self.needs, _VISION, _SEEN)
+            self.placeholders = {ImagePart: "<|image_pad|>"}
+        self.thinks = thinking is not Thinking.NONE
         super().__init__(name, tokenizer)
         self._thinking = thinking
+        self._default_system = default_system
         self.is_prefix_stable = thinking in (Thinking.NONE, Thinking.KEPT)
         self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
+        self._tags = Tags(
+            stop=_END,
+            think=None if thinking is Thinking.NONE else (_THINK, _THOUGHT),
+            call=(_CALL, _CALLED),
+            read_call=read_json_call,
+        )
 
     @property
     def stop(self) -> Stop:
@@ -72,8 +94,8 @@ class Qwen3(Renderer):
             ThinkingPart
         ):
             raise RenderError(f"message {index}: {self.name} has no form for thinking after text")
-        if self._thinking is Thinking.NONE and message.thinking:
-            raise RenderError(f"message {index}: {self.name} has no form for thinking; the format `qwen3` has")
+        if message.media and message.role not in ("user", "tool"):
+            raise RenderError(f"message {index}: {self.name} has no form for an image in a {message.role} message")
         for call in message.tool_calls:
             if json.dumps(call.name, ensure_ascii=False) != f'"{call.name}"':
                 raise RenderError(f"message {index}: the tool name {call.name!r} breaks the JSON that holds it")
@@ -94,21 +116,23 @@ class Qwen3(Renderer):
             elif message.role == "user" or i > 0:
                 out.control(_START)
                 out.text(f"{message.role}\n")
-                out.text(message.text, Origin.TEXT)
+                self._write_content(out, message)
                 out.control(_END, Origin.MARK)
                 out.text("\n")
 
     def _write_system(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
         system = messages[0] if messages and messages[0].role == "system" else None
-        if system is None and not tools:
+        if system is None and not tools and self._default_system is None:
             return
         out.message = -1 if system is None else 0
         out.control(_START)
         out.text("system\n")
         if system is not None:
             out.text(system.text, Origin.TEXT)
-            out.text("\n\n" if tools else "")
+        elif self._default_system is not None:
+            out.text(self._default_system)
         if tools:
+            out.text("\n\n" if system is not None or self._default_system is not None else "")
             out.text(_TOOLS_BEFORE + "".join("\n" + tool.json() for tool in tools))
             out.text(_TOOLS_AFTER[0])
             out.control(_CALL)
@@ -125,14 +149,26 @@ class Qwen3(Renderer):
             out.control(_START)
             out.text("user")
         out.text("\n")
-        out.control(_RESULT)
+        self._write_tag(out, _RESULT)
         out.text("\n")
-        out.text(message.text, Origin.TEXT)
+        self._write_content(out, message)
         out.text("\n")
-        out.control(_RESULTED)
+        self._write_tag(out, _RESULTED)
         if last:
             out.control(_END, Origin.MARK)
             out.text("\n")
+
+    def _write_tag(self, out: Script, tag: str) -> None:
+        """A tag that is a control token in the vocabularies of some models and text in those of others."""
+        if tag in self.tokenizer.special_tokens:
+            out.control(tag)
+        else:
+            out.text(tag)
+
+    def _write_media(self, out: Script, part: MediaPart) -> None:
+        out.control(_VISION)
+        super()._write_media(out, part)
+        out.control(_SEEN)
 
     def _write_answer(self, out: Script, message: Message, *, in_last_turn: bool, last: bool) -> None:
         thinking, text = self._split(message)
@@ -141,12 +177,15 @@ class Qwen3(Renderer):
         block = self._thinking is Thinking.KEPT or (
             self._thinking is not Thinking.NONE and in_last_turn and (last or bool(thinking))
         )
-        supplied = block and self._thinking is Thinking.OFF
-        if last and not block and (self._thinking is Thinking.OFF or thinking):
-            raise RenderError(f"message {out.message}: no question comes before it, so {self.name} writes no thinking")
-        if supplied and thinking.strip("\n"):
-            raise RenderError(f"message {out.message}: {self.name} cannot train thinking; the format `qwen3` can")
-        if block and supplied:
+        supplied = block and self._thinking is Thinking.OFF and not thinking.strip("\n")
+        if last and out.sampled:
+            if not block and (self._thinking is Thinking.OFF or thinking):
+                raise RenderError(
+                    f"message {out.message}: no question comes before it, so {self.name} writes no thinking"
+                )
+            if self._thinking is Thinking.OFF and not supplied:
+                raise RenderError(f"message {out.message}: {self.name} cannot train thinking; the format `qwen3` can")
+        if supplied:
             _write_empty_block(out)
         out.cut()
         if block and not supplied:
@@ -199,93 +238,8 @@ class Qwen3(Renderer):
             text.split(_THOUGHT)[-1].lstrip("\n"),
         )
 
-    # Reading.
-
     def parse(self, ids: Sequence[int] | Ints) -> Parsed:
-        known = tuple(self._id[t] for t in (_THINK, _THOUGHT, _CALL, _CALLED) if t in self._id)
-        framed = frame(ints(ids), self.tokenizer, stop_ids=(self._id[_END],), allowed=known)
-        failures = list(framed.failures)
-        thinking, body = self._read_thinking(framed.body, failures)
-        texts, calls, unparsed = self._read_calls(body, failures)
-        text = texts[0]
-        if calls or unparsed:
-            text = text.removesuffix("\n")
-        if any(t.strip() for t in texts[1:]):
-            failures.append(Failure(FailureKind.STRUCTURAL, "text after a tool call"))
-            text += "".join(texts[1:])
-        parts: list[Part] = []
-        if thinking is not None:
-            text = text.lstrip("\n")
-            parts += [ThinkingPart(thinking)] if thinking else []
-        parts += [TextPart(text)] if text else []
-        message = Message("assistant", tuple(parts), tool_calls=tuple(calls), unparsed_tool_calls=tuple(unparsed))
-        return Parsed(message, framed.termination, tuple(failures))
-
-    def _read_thinking(self, body: Ints, failures: list[Failure]) -> tuple[str | None, Ints]:
-        """The thinking, None without a block, and the tokens after it."""
-        if self._thinking is Thinking.NONE:
-            return None, body
-        opens, closes = np.flatnonzero(body == self._id[_THINK]), np.flatnonzero(body == self._id[_THOUGHT])
-        if not len(opens) and not len(closes):
-            return None, body
-        start = int(opens[0]) if len(opens) else -1  # a prompt may have opened the block
-        before = self.tokenizer.decode(body[: max(start, 0)])
-        close = next((int(c) for c in closes if c > start), -1)
-        if before.strip():
-            failures.append(Failure(FailureKind.STRUCTURAL, "text before the thinking"))
-        if close < 0:
-            failures.append(Failure(FailureKind.STRUCTURAL, "thinking that never closes"))
-            return before + self.tokenizer.decode(body[start + 1 :]).strip("\n"), body[:0]
-        thinking = before.strip() + self.tokenizer.decode(body[start + 1 : close]).strip("\n")
-        return thinking, body[close + 1 :]
-
-    def _read_calls(
-        self, body: Ints, failures: list[Failure]
-    ) -> tuple[list[str], list[ToolCall], list[UnparsedToolCall]]:
-        """Texts before, between and after the calls (at least one), and the calls."""
-        texts: list[str] = []
-        calls: list[ToolCall] = []
-        unparsed: list[UnparsedToolCall] = []
-        while len(opens := np.flatnonzero(body == self._id[_CALL])):
-            start = int(opens[0])
-            texts.append(self._plain(body[:start], failures))
-            closes = np.flatnonzero(body[start:] == self._id[_CALLED])
-            end = start + int(closes[0]) if len(closes) else len(body)
-            inside = self.tokenizer.decode(body[start + 1 : end])
-            if not len(closes):
-                failures.append(Failure(FailureKind.STRUCTURAL, "a tool call that never closes"))
-                unparsed.append(UnparsedToolCall(inside, "never closes"))
-            else:
-                call = read_call(inside)
-                if isinstance(call, ToolCall):
-                    calls.append(call)
-                else:
-                    failures.append(Failure(FailureKind.CONTENT, call.error))
-                    unparsed.append(call)
-            body = body[end + 1 :]
-        texts.append(self._plain(body, failures))
-        return texts, calls, unparsed
-
-    def _plain(self, ids: Ints, failures: list[Failure]) -> str:
-        if np.any(np.isin(ids, list(self._id.values()))):
-            failures.append(Failure(FailureKind.STRUCTURAL, "a stray thinking or tool call tag"))
-        return self.tokenizer.decode(ids)
-
-
-def read_call(text: str) -> ToolCall | UnparsedToolCall:
-    """A call of the form `{"name": ..., "arguments": ...}`; the arguments' JSON is kept as it was written."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return UnparsedToolCall(text, f"a tool call that is not JSON: {error}")
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or "arguments" not in value:
-        return UnparsedToolCall(text, 'a tool call without "name" and "arguments"')
-    if not isinstance(value["arguments"], dict):
-        return UnparsedToolCall(text, "a tool call whose arguments are not an object")
-    form = _CALL_FORM.fullmatch(text)
-    if form is not None and set(value) == {"name", "arguments"}:
-        return ToolCall(value["name"], form[2].rstrip())
-    return ToolCall(value["name"], json.dumps(value["arguments"], ensure_ascii=False))
+        return read_answer(ids, self.tokenizer, self._tags)
 
 
 def _write_empty_block(out: Script) -> None:
@@ -305,17 +259,23 @@ def _last_query(messages: Sequence[Message]) -> int:
     return queries[-1] if queries else len(messages) - 1
 
 
-def _named(thinking: Thinking) -> Callable[[str, Tokenizer], Qwen3]:
-    return lambda name, tokenizer: Qwen3(name, tokenizer, thinking)
+def _variant(thinking: Thinking, **options: Any) -> Callable[[str, Tokenizer], Qwen3]:
+    return lambda name, tokenizer: Qwen3(name, tokenizer, thinking, **options)
 
 
 FORMATS = {
-    "qwen3": _named(Thinking.ON),
-    "qwen3_disable_thinking": _named(Thinking.OFF),
-    "qwen3_instruct": _named(Thinking.NONE),
-    "qwen3_preserve_thinking": _named(Thinking.KEPT),
+    "qwen2_5": _variant(Thinking.NONE, default_system=QWEN2_5_SYSTEM),
+    "qwen3": _variant(Thinking.ON),
+    "qwen3_disable_thinking": _variant(Thinking.OFF),
+    "qwen3_instruct": _variant(Thinking.NONE),
+    "qwen3_preserve_thinking": _variant(Thinking.KEPT),
+    "qwen3_vl": _variant(Thinking.ON, images=True),
+    "qwen3_vl_instruct": _variant(Thinking.NONE, images=True),
 }
 MODELS = (
+    (r"qwen2\.5-.*", "qwen2_5"),
     (r"qwen3-[0-9.]+b(-a[0-9]+b)?", "qwen3"),
-    (r"qwen3-[0-9.]+b(-a[0-9]+b)?-instruct-2507.*", "qwen3_instruct"),
+    (r"qwen3-.*-instruct-2507.*", "qwen3_instruct"),
+    (r"qwen3-vl-.*-instruct.*", "qwen3_vl_instruct"),
+    (r"qwen3-vl-.*", "qwen3_vl"),
 )

@@ -32,6 +32,8 @@ class Script:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.message = -1
         self.pieces: list[Piece] = []
+        self.sampled = False
+        """The last answer is written for training, as it is sampled: after exactly what its prompt supplies."""
         self._tokenizer = tokenizer
         self._controls: Mapping[str, int] = tokenizer.special_tokens
 

@@ -46,10 +46,18 @@ def ends_of(messages: Sequence[Message], *, stable: bool, train_on: TrainOn) -> 
     trained: list[int] = np.flatnonzero(message_weights(messages, train_on)).tolist()
     if not trained:
         raise NothingToTrain(f"no message has a weight under train_on={train_on}")
-    ends = {trained[-1] + 1}
+    ends = {_end(messages, trained[-1])}
     if not stable:
         ends |= {i + 1 for i in trained if messages[i].role == "assistant"}
     return sorted(ends)
+
+
+def _end(messages: Sequence[Message], last: int) -> int:
+    """Where to end a rendering that holds message `last`: formats write results that follow one another as one."""
+    end = last + 1
+    while messages[last].role == "tool" and end < len(messages) and messages[end].role == "tool":
+        end += 1
+    return end
 
 
 def examples_of(
