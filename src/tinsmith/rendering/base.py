@@ -153,7 +153,8 @@ class Renderer(ABC):
         return examples_of(
             conversation,
             lambda n: self.with_media(
-                self.written(conversation.messages[:n], conversation.tools, sampled=True).render(), conversation.messages[:n]
+                self.written(conversation.messages[:n], conversation.tools, sampled=True).render(),
+                conversation.messages[:n],
             ),
             stable=self.is_prefix_stable,
             train_on=TrainOn(train_on),
