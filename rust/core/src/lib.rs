@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod advantages;
+pub mod answers;
 pub mod assembly;
 pub mod error;
 pub mod losses;

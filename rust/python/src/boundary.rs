@@ -11,6 +11,7 @@ use tinsmith_core::KernelError;
 /// The exceptions of `tinsmith.domain.errors`, looked up when one is raised.
 pub mod errors {
     pyo3::import_exception!(tinsmith.domain.errors, ConfigError);
+    pyo3::import_exception!(tinsmith.domain.errors, DataError);
     pyo3::import_exception!(tinsmith.domain.errors, ModelError);
     pyo3::import_exception!(tinsmith.domain.errors, ModelNotFoundError);
     pyo3::import_exception!(tinsmith.domain.errors, ShapeError);
