@@ -94,7 +94,7 @@ _MODULE_OF = {
 }
 """The public names, each with its module; the block above says the same to a type checker."""
 
-_MODULES = ("bootstrap", "config", "domain", "envs", "ports", "recipes", "rendering", "testing", "workflows")
+_MODULES = ("answers", "bootstrap", "config", "domain", "envs", "ports", "recipes", "rendering", "testing", "workflows")
 
 __all__ = ["__version__", *_MODULE_OF]
 
@@ -104,6 +104,8 @@ def __getattr__(name: str) -> Any:
         value: Any = import_module(f"{__name__}._native").__version__
     elif name in _MODULE_OF:
         value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    elif name == "answers":
+        value = import_module(f"{__name__}.domain.answers")
     elif name in _MODULES:
         return import_module(f"{__name__}.{name}")
     else:

@@ -393,3 +393,31 @@ class Trainer:
 
 def matmul_rate(threads: int) -> float:
     """Floating-point operations a second in float32 matrix products on that many threads, measured for a moment."""
+
+ANSWER_REASONS: list[str]
+"""Names of the reasons of `grade_answers`, by code."""
+ANSWER_TIERS: list[str]
+"""Names of the tiers of `grade_answers`, by code."""
+ANSWER_MARKS: list[str]
+"""Names of the marks of `extract_answers`, by code."""
+
+def grade_answers(
+    golds: list[str | bytes | None], preds: list[str | bytes | None], responses: bool, strict: bool
+) -> tuple[NDArray[np.int8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Compare answers: (1 equal, 0 different, -1 undecided; reason; tier), [N] each. `responses`: the answer is found
+    in each of preds first."""
+
+def extract_answers(items: list[str | bytes | None]) -> list[tuple[int, int, int]]:
+    """The (start, end, mark) of the answer in each response, in characters; start is -1 where there is none."""
+
+def answer_ast(item: str | bytes | None) -> tuple[str | None, str | None]:
+    """The answer as JSON, or else the name of the reason why it cannot be read.
+
+    An expression is one of ["num", "p/q"], ["dec", "p/q", places], ["var", name], ["const", "pi" | "e" | "i" | "inf"],
+    ["add", [x, ...]], ["mul", [x, ...]], ["neg", x], ["div", x, y], ["pow", x, y], ["fn", name, [x, ...]]. An answer is
+    an expression or one of ["tuple", open, close, [a, ...]], ["set", [a, ...]], ["list", [a, ...]],
+    ["union", [a, ...]], ["intersection", [a, ...]], ["difference", a, b], ["builder", condition], ["named", name of a set],
+    ["rel", op, a, b], ["chain", [a, ...], [op, ...]], ["matrix", [[a, ...], ...]], ["plusminus", x, y],
+    ["ratio", [x, ...]], ["base", digits, base], ["percent", x], ["unit", x, name], ["text", words]. An op is one of
+    = != < <= > >= ~ == in.
+    """
