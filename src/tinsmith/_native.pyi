@@ -416,7 +416,8 @@ def answer_ast(item: str | bytes | None) -> tuple[str | None, str | None]:
     An expression is one of ["num", "p/q"], ["dec", "p/q", places], ["var", name], ["const", "pi" | "e" | "i" | "inf"],
     ["add", [x, ...]], ["mul", [x, ...]], ["neg", x], ["div", x, y], ["pow", x, y], ["fn", name, [x, ...]]. An answer is
     an expression or one of ["tuple", open, close, [a, ...]], ["set", [a, ...]], ["list", [a, ...]],
-    ["union", [a, ...]], ["intersection", [a, ...]], ["difference", a, b], ["builder", condition], ["named", name of a set],
+    ["union", [a, ...]], ["intersection", [a, ...]], ["difference", a, b], ["builder", condition],
+    ["named", name of a set],
     ["rel", op, a, b], ["chain", [a, ...], [op, ...]], ["matrix", [[a, ...], ...]], ["plusminus", x, y],
     ["ratio", [x, ...]], ["base", digits, base], ["percent", x], ["unit", x, name], ["text", words]. An op is one of
     = != < <= > >= ~ == in.

@@ -180,7 +180,7 @@ impl Expr {
         Self::Num(RBig::from(IBig::from(value)))
     }
 
-    pub fn neg(self) -> Self {
+    pub fn negated(self) -> Self {
         Self::Neg(Box::new(self))
     }
 
@@ -210,10 +210,10 @@ impl Expr {
 
     /// Names of the free variables, sorted, each once.
     pub fn variables<'a>(&'a self, into: &mut Vec<&'a str>) {
-        if let Self::Var(name) = self {
-            if let Err(at) = into.binary_search(&&**name) {
-                into.insert(at, name);
-            }
+        if let Self::Var(name) = self
+            && let Err(at) = into.binary_search(&&**name)
+        {
+            into.insert(at, name);
         }
         for child in self.children() {
             child.variables(into);

@@ -171,7 +171,7 @@ fn wrapped<'a>(s: &'a str, open: &str, close: &str) -> Option<&'a str> {
     } else {
         inner.contains(open) || inner.contains(close)
     };
-    (!again && !(close == "$" && inner.ends_with('\\'))).then_some(inner)
+    (!(again || close == "$" && inner.ends_with('\\'))).then_some(inner)
 }
 
 /// What stands inside math delimiters, markdown emphasis, code marks and quotation marks around the whole.

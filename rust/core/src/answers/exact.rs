@@ -161,7 +161,7 @@ fn call(func: Func, args: &[RBig]) -> Result<Option<RBig>, Undefined> {
         Func::Ceil => Some(RBig::from(first.ceil())),
         Func::Max => args.iter().max().cloned(),
         Func::Min => args.iter().min().cloned(),
-        Func::Sign => Some(RBig::from(first.signum())),
+        Func::Sign => Some(first.signum()),
         Func::Re | Func::Conj => Some(first.clone()),
         Func::Im => Some(RBig::ZERO),
         Func::Exp if first.is_zero() => Some(RBig::ONE),

@@ -113,18 +113,18 @@ pub fn boxed(text: &str) -> Option<Extracted> {
             b'{' => depth += 1,
             b'}' if depth > 0 => {
                 depth -= 1;
-                if let Some(&(start, inner, at)) = open.last() {
-                    if at == depth {
-                        open.pop();
-                        push(
-                            &mut closed,
-                            Box {
-                                start,
-                                inner: (inner, i),
-                                end: i + 1,
-                            },
-                        );
-                    }
+                if let Some(&(start, inner, at)) = open.last()
+                    && at == depth
+                {
+                    open.pop();
+                    push(
+                        &mut closed,
+                        Box {
+                            start,
+                            inner: (inner, i),
+                            end: i + 1,
+                        },
+                    );
                 }
             }
             _ => {}

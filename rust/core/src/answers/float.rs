@@ -309,5 +309,6 @@ fn nonzero(v: Value) -> Option<Complex64> {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn natural(v: Value) -> Option<u32> {
     let x = v.z.re;
-    (v.is_real() && x >= 0.0 && x < 1e9 && (x - x.round()).abs() < 1e-9).then(|| x.round() as u32)
+    (v.is_real() && (0.0..1e9).contains(&x) && (x - x.round()).abs() < 1e-9)
+        .then(|| x.round() as u32)
 }

@@ -66,7 +66,7 @@ pub fn lex(s: &str, group_commas: bool) -> Result<Lexed<'_>, Reason> {
         environments: 0,
         group_commas,
         grouped: false,
-        delimited: dollars(s) % 2 == 0,
+        delimited: dollars(s).is_multiple_of(2),
     };
     lexer.run(0)?;
     Ok(Lexed {
@@ -381,12 +381,10 @@ impl<'a> Lexer<'a> {
                 fraction = self.digits();
             }
         }
-        if has_point {
-            if let Some(digits) = self.repeated() {
-                self.limit(whole.len() + fraction.len() + digits.len())?;
-                self.push(Tok::Repeating(whole, fraction, digits));
-                return Ok(());
-            }
+        if has_point && let Some(digits) = self.repeated() {
+            self.limit(whole.len() + fraction.len() + digits.len())?;
+            self.push(Tok::Repeating(whole, fraction, digits));
+            return Ok(());
         }
         self.limit(grouped.len().max(whole.len()) + fraction.len())?;
         if grouped.is_empty() {
@@ -521,10 +519,10 @@ impl<'a> Lexer<'a> {
                 self.i = end;
                 self.environments += 1;
                 self.push(Tok::Begin(env.trim()));
-                if env.trim() == "array" {
-                    if let Some((_, end)) = self.argument() {
-                        self.i = end;
-                    }
+                if env.trim() == "array"
+                    && let Some((_, end)) = self.argument()
+                {
+                    self.i = end;
                 }
             }
             "end" => {

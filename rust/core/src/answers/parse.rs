@@ -213,7 +213,11 @@ impl<'t, 'a> Parser<'t, 'a> {
                     p.next();
                 }
                 let term = p.product()?;
-                terms.push(if negative { p.node(term.neg())? } else { term });
+                terms.push(if negative {
+                    p.node(term.negated())?
+                } else {
+                    term
+                });
                 if !(p.is('+') || p.is('-')) {
                     break;
                 }
@@ -258,13 +262,12 @@ impl<'t, 'a> Parser<'t, 'a> {
                 }
                 let whole = after_number && matches!(&left, Expr::Num(v) if v.is_int());
                 let fraction = self.peek() == Some(&Tok::Cmd("frac"));
-                if let Some(Tok::Word(word)) = self.peek() {
-                    if let Some(size) = magnitude(&word[self.offset..]).filter(|_| self.offset == 0)
-                    {
-                        self.next();
-                        left = self.times(left, Expr::Num(size))?;
-                        continue;
-                    }
+                if let Some(Tok::Word(word)) = self.peek()
+                    && let Some(size) = magnitude(&word[self.offset..]).filter(|_| self.offset == 0)
+                {
+                    self.next();
+                    left = self.times(left, Expr::Num(size))?;
+                    continue;
                 }
                 let right = self.power()?;
                 let mixed = whole
@@ -341,7 +344,7 @@ impl<'t, 'a> Parser<'t, 'a> {
     fn signed_power(&mut self) -> Parse<Expr> {
         if self.eat('-') {
             let x = self.deeper(Self::signed_power)?;
-            self.node(x.neg())
+            self.node(x.negated())
         } else if self.eat('+') {
             self.deeper(Self::signed_power)
         } else {
@@ -378,7 +381,7 @@ impl<'t, 'a> Parser<'t, 'a> {
     fn exponent(&mut self) -> Parse<Expr> {
         if self.eat('-') {
             let x = self.exponent()?;
-            return self.node(x.neg());
+            return self.node(x.negated());
         }
         if self.eat('+') {
             return self.exponent();

@@ -342,22 +342,23 @@ fn power(
     let positive = base.im.is_none() && base.re.sign() == Sign::Positive;
     if let Ok(Some(e)) = exact::rational(exponent) {
         // Square roots are exact to the last bit; others go by the logarithm.
-        if e.numerator().is_one() && positive {
-            if let Ok(n) = usize::try_from(e.denominator()) {
-                if n <= 64 {
-                    return Ok(Value::with(
-                        lift(CONTEXT.nth_root(n, base.re.repr()))?,
-                        None,
-                        base.loss(),
-                    ));
-                }
-            }
+        if e.numerator().is_one()
+            && positive
+            && let Ok(n) = usize::try_from(e.denominator())
+            && n <= 64
+        {
+            return Ok(Value::with(
+                lift(CONTEXT.nth_root(n, base.re.repr()))?,
+                None,
+                base.loss(),
+            ));
         }
-        if base.im.is_none() && !positive {
-            if let Some((odd_numerator, true)) = odd_denominator(exponent) {
-                let size = power(&base.negated(), exponent, point, log)?;
-                return Ok(if odd_numerator { size.negated() } else { size });
-            }
+        if base.im.is_none()
+            && !positive
+            && let Some((odd_numerator, true)) = odd_denominator(exponent)
+        {
+            let size = power(&base.negated(), exponent, point, log)?;
+            return Ok(if odd_numerator { size.negated() } else { size });
         }
     }
     let exponent = at(exponent, point, log)?;

@@ -208,12 +208,11 @@ impl Compare {
             }
         }
         let order = |ops: &[RelOp]| ops.iter().any(|op| op.is_order() || *op == RelOp::Ne);
-        if let ([op], [other]) = (go, po) {
-            if let (Some(g), Some(p)) = (difference(gs), difference(ps)) {
-                if let Some(verdict) = proportional(&g, *op, &p, *other) {
-                    return verdict;
-                }
-            }
+        if let ([op], [other]) = (go, po)
+            && let (Some(g), Some(p)) = (difference(gs), difference(ps))
+            && let Some(verdict) = proportional(&g, *op, &p, *other)
+        {
+            return verdict;
         }
         if order(go) || order(po) {
             // Elementwise, forwards or backwards.
@@ -257,10 +256,10 @@ impl Compare {
                 Verdict::undecided(Reason::Relation)
             };
         };
-        if let (Some(a), Some(b)) = (&g.name, &p.name) {
-            if a != b {
-                return Verdict::different(Reason::Relation, Tier::Structure);
-            }
+        if let (Some(a), Some(b)) = (&g.name, &p.name)
+            && a != b
+        {
+            return Verdict::different(Reason::Relation, Tier::Structure);
         }
         let (g, p) = (merged(g.intervals), merged(p.intervals));
         if g.len() != p.len() {
@@ -306,7 +305,7 @@ fn difference(sides: &[Answer]) -> Option<Expr> {
     let [Answer::Expr(a), Answer::Expr(b)] = sides else {
         return None;
     };
-    Some(Expr::Add(vec![a.clone(), b.clone().neg()]))
+    Some(Expr::Add(vec![a.clone(), b.clone().negated()]))
 }
 
 /// Relations of one sign between proportional expressions. None where the signs of the operators do not go together.
@@ -342,7 +341,7 @@ struct Region {
 
 fn infinity(negative: bool) -> Expr {
     let inf = Expr::Const(Const::Infinity);
-    if negative { inf.neg() } else { inf }
+    if negative { inf.negated() } else { inf }
 }
 
 fn is_infinite(e: &Expr) -> bool {

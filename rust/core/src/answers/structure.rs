@@ -226,12 +226,11 @@ fn single(tokens: Tokens<'_, '_>, depth: usize) -> Parse<Answer> {
             ..
         },
     ] = tokens
+        && content.bytes().any(|b| b.is_ascii_digit() || b == b'\\')
     {
-        if content.bytes().any(|b| b.is_ascii_digit() || b == b'\\') {
-            let inner = lex(content, true).and_then(|l| whole(&l.tokens, depth + 1));
-            if let Ok(answer) = inner {
-                return Ok(answer);
-            }
+        let inner = lex(content, true).and_then(|l| whole(&l.tokens, depth + 1));
+        if let Ok(answer) = inner {
+            return Ok(answer);
         }
     }
     if let Some(structure) = bracketed(tokens, depth)? {
@@ -347,11 +346,10 @@ fn set_operations(tokens: Tokens<'_, '_>, depth: usize) -> Parse<Option<Answer>>
         },
         rest @ ..,
     ] = tokens
+        && rest.first().is_some_and(|t| t.tok == Tok::SetOpen)
     {
-        if rest.first().is_some_and(|t| t.tok == Tok::SetOpen) {
-            let (a, b) = (single(&tokens[..1], depth + 1)?, single(rest, depth + 1)?);
-            return Ok(Some(Answer::Difference(Box::new(a), Box::new(b))));
-        }
+        let (a, b) = (single(&tokens[..1], depth + 1)?, single(rest, depth + 1)?);
+        return Ok(Some(Answer::Difference(Box::new(a), Box::new(b))));
     }
     Ok(None)
 }
@@ -786,12 +784,11 @@ fn quantity(tokens: Tokens<'_, '_>) -> Option<Answer> {
             return amount(rest, unit, false);
         }
         // -$5
-        if let [second, rest @ ..] = rest {
-            if first.tok == Tok::Sym('-') {
-                if let Some(unit) = currency(&second.tok) {
-                    return amount(rest, unit, true);
-                }
-            }
+        if let [second, rest @ ..] = rest
+            && first.tok == Tok::Sym('-')
+            && let Some(unit) = currency(&second.tok)
+        {
+            return amount(rest, unit, true);
         }
     }
     let [rest @ .., last] = tokens else {
@@ -869,13 +866,13 @@ fn quantity(tokens: Tokens<'_, '_>) -> Option<Answer> {
         if matches!(tail.trim(), "radians" | "radian" | "rad" | "rads") {
             return Some(Answer::Expr(expr));
         }
-        if let Some((magnitude, unit)) = tail.trim().split_once(' ') {
-            if let (Some(size), Some(unit)) = (units::magnitude(magnitude), units::parse(unit)) {
-                return Some(Answer::Measure(
-                    Expr::Mul(vec![expr, Expr::Num(size)]),
-                    unit,
-                ));
-            }
+        if let Some((magnitude, unit)) = tail.trim().split_once(' ')
+            && let (Some(size), Some(unit)) = (units::magnitude(magnitude), units::parse(unit))
+        {
+            return Some(Answer::Measure(
+                Expr::Mul(vec![expr, Expr::Num(size)]),
+                unit,
+            ));
         }
         return units::parse(&tail).map(|unit| Answer::Measure(expr, unit));
     }
@@ -903,7 +900,7 @@ fn amount(tokens: Tokens<'_, '_>, unit: &str, negative: bool) -> Option<Answer> 
             Answer::Measure(e, unit) => Some((e, Some(unit))),
             _ => None,
         })?;
-    let expr = if negative { value.0.neg() } else { value.0 };
+    let expr = if negative { value.0.negated() } else { value.0 };
     let unit = match value.1 {
         Some(unit) => unit,
         None => units::parse(unit)?,

@@ -141,9 +141,8 @@ fn lookup(word: &str) -> Option<Scale> {
             name.eq_ignore_ascii_case(word)
         }
     };
-    let &(_, dimension, exponent, num, den) = TABLE
-        .iter()
-        .find(|(names, ..)| names.iter().any(|n| fits(n)))?;
+    let &(_, dimension, exponent, num, den) =
+        TABLE.iter().find(|(names, ..)| names.iter().any(&fits))?;
     let mut dimensions = [0; NUM_DIMENSIONS];
     dimensions[dimension] = exponent;
     Some(Scale {

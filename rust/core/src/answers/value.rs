@@ -90,10 +90,9 @@ fn irrational(gold: &Expr, pred: &Expr, policy: Policy, log: Log) -> Verdict {
         if let (Some(a), Some(b)) = (
             float::value(gold, &nowhere, log),
             float::value(pred, &nowhere, log),
-        ) {
-            if apart(a, b) {
-                return Verdict::different(Reason::Constant, Tier::Value);
-            }
+        ) && apart(a, b)
+        {
+            return Verdict::different(Reason::Constant, Tier::Value);
         }
     }
     let (a, b) = match (precise::value(gold, log), precise::value(pred, log)) {
@@ -243,10 +242,11 @@ fn functions(gold: &Expr, pred: &Expr) -> Verdict {
     if names.len() > 64 {
         return Verdict::undecided(Reason::TooManyItems);
     }
-    if field::is_rational_function(gold) && field::is_rational_function(pred) {
-        if let Some(equal) = identical(gold, pred) {
-            return Verdict::of(equal, Reason::Identity, Tier::Value);
-        }
+    if field::is_rational_function(gold)
+        && field::is_rational_function(pred)
+        && let Some(equal) = identical(gold, pred)
+    {
+        return Verdict::of(equal, Reason::Identity, Tier::Value);
     }
     let logs: &[Log] = if has_bare_log(gold) || has_bare_log(pred) {
         &[Log::Natural, Log::Decimal]
@@ -286,7 +286,7 @@ pub fn identical(gold: &Expr, pred: &Expr) -> Option<bool> {
 pub fn sample(name: &str, k: u64) -> (i64, i64) {
     let h = field::point(name, k + 101);
     let over = 250 + i64::try_from(h % 2000).unwrap_or(0);
-    let negative = k % 3 == 2 && (h >> 20) % 2 == 0;
+    let negative = k % 3 == 2 && (h >> 20).is_multiple_of(2);
     (if negative { -over } else { over }, 1000)
 }
 
@@ -402,7 +402,7 @@ pub fn proportional(gold: &Expr, pred: &Expr) -> Option<Option<Sign>> {
         match factor {
             None => factor = Some(ratio),
             Some(f) if (ratio - f).norm() > 1e-8 * f.norm() => {
-                if !rational && !(a.is_real() && b.is_real()) {
+                if !(rational || a.is_real() && b.is_real()) {
                     continue;
                 }
                 return Some(None);
