@@ -5,6 +5,10 @@ from __future__ import annotations
 from compare import DAY, Family
 
 _LINE_END = "the line end after the stop: a model has stopped before it"
+_SUPPLIED = (
+    "`<think>` and the line end after it, which the prompt supplies (with the next, where the block is empty: one"
+    " token); the line end after the stop"
+)
 _DROPS = "the template drops the thinking of the last answer too, so nothing could be trained on it; tinsmith keeps it"
 _NO_THINKING = "tinsmith refuses thinking that it could not train; the template drops it"
 _OFF = "tinsmith refuses thinking in a format that has it switched off; the template writes it"
@@ -24,16 +28,18 @@ _SEEN = (
 _GPT_OSS = {"calls": _ONLY_FIRST, "calls, report": _ONLY_FIRST, "steps": _SEEN, "thinking, report": _SEEN}
 
 FAMILIES: tuple[Family, ...] = (
+    Family(
+        "qwen2_5",
+        "qwen2_5.jinja",
+        "qwen3",
+        training="qwen2_5_training.jinja",
+        marks_more=("\n",),
+        why=_LINE_END,
+        differs={"white space": _MERGES, "*": _NO_THINKING},
+    ),
     Family("qwen3", "qwen3.jinja", "qwen3", differs={"white space": _MERGES}),
     Family(
-        "qwen3_disable_thinking",
-        "qwen3.jinja",
-        "qwen3",
-        {"enable_thinking": False},
-        differs={
-            "white space": _MERGES,
-            "*": _OFF,
-        },
+        "qwen3_disable_thinking", "qwen3.jinja", "qwen3", {"enable_thinking": False}, differs={"white space": _MERGES}
     ),
     Family(
         "qwen3_instruct",
@@ -52,6 +58,50 @@ FAMILIES: tuple[Family, ...] = (
         marks_more=("\n",),
         why=_LINE_END,
     ),
+    Family(
+        "qwen3_vl_instruct",
+        "qwen3_vl.jinja",
+        "qwen3",
+        training="qwen3_vl_training.jinja",
+        marks_more=("\n",),
+        why=_LINE_END,
+        differs={"white space": _MERGES, "*": _NO_THINKING},
+    ),
+    Family("qwen3_5", "qwen3_5_think.jinja", "qwen3_5"),
+    Family("qwen3_5_disable_thinking", "qwen3_5_nothink.jinja", "qwen3_5"),
+    Family("qwen3_5_disable_thinking", "qwen3_5_think.jinja", "qwen3_5", {"enable_thinking": False}),
+    Family(
+        "qwen3_5_preserve_thinking",
+        "qwen3_5_think_training.jinja",
+        "qwen3_5",
+        training="qwen3_5_think_training.jinja",
+        marks_more=("<think>\n", "<think>\n\n", "\n"),
+        why=_SUPPLIED,
+    ),
+    Family("qwen3_6", "qwen3_6.jinja", "qwen3_5"),
+    Family("qwen3_6_disable_thinking", "qwen3_6.jinja", "qwen3_5", {"enable_thinking": False}),
+    Family(
+        "qwen3_6_preserve_thinking",
+        "qwen3_6.jinja",
+        "qwen3_5",
+        {"preserve_thinking": True},
+        training="qwen3_6_training.jinja",
+        marks_more=("<think>\n", "<think>\n\n", "\n"),
+        why=_SUPPLIED,
+    ),
+    *(
+        Family(
+            f"qwen3_8_{effort}_reasoning",
+            "qwen3_8.jinja",
+            "qwen3_5",
+            {"reasoning_effort": effort},
+            training="qwen3_8_training.jinja",
+            marks_more=("<think>\n", "<think>\n\n", "\n"),
+            why=_SUPPLIED,
+        )
+        for effort in ("xhigh", "medium", "low")
+    ),
+    Family("qwen3_8_disable_thinking", "qwen3_8.jinja", "qwen3_5", {"enable_thinking": False}),
     Family(
         "gpt_oss_medium_reasoning",
         "gptoss.jinja",

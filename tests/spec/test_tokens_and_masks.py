@@ -8,6 +8,7 @@ sampled.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -20,13 +21,17 @@ from hypothesis import strategies as st
 from small_tokenizer import small_bpe
 from tinsmith import rendering
 from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
-from tinsmith.domain.messages import Conversation, Message, Part, TextPart, ThinkingPart
+from tinsmith.domain.messages import Conversation, Message, Part, TextPart, ThinkingPart, ToolCall
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering import NothingToTrain, Origin, Renderer, Termination, TooLong, TrainOn
 from tinsmith.rendering.show import spans
+from tinsmith.testing import FakeTokenizer
 from tinsmith.testing.strategies import HOSTILE, conversations, texts
 
 TOKENIZERS = {"bytelevel": ByteLevelTokenizer(), "small-bpe": small_bpe()}
+LLAMA3_BYTES = FakeTokenizer(("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"))
+TRIMS = ("llama3", "qwen3_5", "qwen3_6", "qwen3_8")
+"""Formats that trim white space around what people write."""
 FORMATS: dict[str, dict[str, Any]] = {
     "role_colon": {"avoid": ("\n\nUser:",)},
     "chatml": {},
@@ -35,6 +40,12 @@ FORMATS: dict[str, dict[str, Any]] = {
     "qwen3_preserve_thinking": {"thinking": True, "calls": True, "avoid": ("</think>",)},
     "qwen3_disable_thinking": {"calls": True, "avoid": ("</think>",)},
     "qwen3_instruct": {"calls": True},
+    "qwen2_5": {"calls": True},
+    "llama3": {},
+    "qwen3_5": {"thinking": True, "calls": True, "avoid": ("</think>",), "plain_keys": True},
+    "qwen3_5_disable_thinking": {"calls": True, "avoid": ("</think>",), "plain_keys": True},
+    "qwen3_6_preserve_thinking": {"thinking": True, "calls": True, "avoid": ("</think>",), "plain_keys": True},
+    "qwen3_8_low_reasoning": {"thinking": True, "calls": True, "plain_keys": True},
 }
 """What each format can hold. Text that holds a closing thinking tag is split at it by the qwen3 formats (see the unit
 tests)."""
@@ -46,8 +57,8 @@ def every_format(test: Callable[..., None]) -> Callable[..., None]:
     cases = [
         pytest.param(rendering.get(name, tokenizer), id=f"{name}-{tokenizer.name}")
         for name in FORMATS
-        for tokenizer in TOKENIZERS.values()
-        if tokenizer.name == "bytelevel" or name in ("role_colon", "smollm2", "qwen3")
+        for tokenizer in ([LLAMA3_BYTES] if name == "llama3" else TOKENIZERS.values())
+        if tokenizer.name != "small-bpe" or name in ("role_colon", "smollm2", "qwen3", "qwen3_5")
     ]
     return pytest.mark.parametrize("renderer", cases)(test)
 
@@ -126,8 +137,8 @@ def test_every_token_has_one_owner_and_words_belong_to_their_message(renderer: R
     assert not np.any(rendered.special & rendered.is_content), "no word is a control token"
     for i, message in enumerate(conversation.messages):
         shown = renderer.tokenizer.decode(rendered.ids[rendered.is_content & (owners == i)])
-        if renderer.tokenizer.name == "bytelevel" and message.role != "assistant":
-            assert shown == message.text
+        if renderer.tokenizer.name != "small-bpe" and message.role != "assistant":
+            assert shown == (message.text.strip() if renderer.name.startswith(TRIMS) else message.text)
 
 
 # What is trained.
@@ -160,13 +171,37 @@ def test_an_answer_is_trained_as_it_is_sampled(renderer: Renderer, data: st.Data
 
 
 def as_written(renderer: Renderer, message: Message) -> Message:
-    """The message without the line ends that qwen3 trims around thinking and before text."""
-    if not renderer.name.startswith("qwen3") or renderer.name == "qwen3_instruct":
+    """The message without what its format trims: line ends around thinking and before text, or all white space. Formats
+    with XML calls tell no number from a text that spells it."""
+    trims = renderer.name.startswith(TRIMS)
+    if not trims and (not renderer.name.startswith("qwen3") or renderer.name == "qwen3_instruct"):
         return message
-    thinking, text = (message.thinking or "").strip("\n"), message.text.lstrip("\n")
+    thinking = message.thinking or ""
+    thinking, text = (
+        (thinking.strip(), message.text.strip()) if trims else (thinking.strip("\n"), message.text.lstrip("\n"))
+    )
     parts: list[Part] = [ThinkingPart(thinking)] if thinking else []
     parts += [TextPart(text)] if text else []
-    return Message("assistant", parts, tool_calls=message.tool_calls)
+    calls = message.tool_calls
+    if trims:
+        python = renderer.name.startswith("qwen3_5")
+        calls = tuple(ToolCall(c.name, json.dumps(_retyped(c.arguments, python), ensure_ascii=False)) for c in calls)
+    return Message("assistant", parts, tool_calls=calls)
+
+
+def _retyped(arguments: str, python: bool) -> dict[str, Any]:
+    def read(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if python and value in ("True", "False", "None"):
+            return {"True": True, "False": False, "None": None}[value]
+        try:
+            spelled = json.loads(value)
+        except ValueError:
+            return value
+        return spelled if not isinstance(spelled, str) and json.dumps(spelled, ensure_ascii=False) == value else value
+
+    return {key: read(value) for key, value in json.loads(arguments).items()}
 
 
 @every_format
@@ -259,7 +294,8 @@ def test_the_spans_shown_are_the_tokens_and_their_weights(renderer: Renderer, da
 @given(data=st.data())
 def test_reading_never_fails_whatever_was_sampled(renderer: Renderer, data: st.DataObject) -> None:
     control = sorted(renderer.tokenizer.special_tokens.values())
-    some = st.integers(0, renderer.tokenizer.vocab_size + 3) | st.sampled_from(control)
+    beyond = 0 if renderer.tokenizer is LLAMA3_BYTES else 4  # ids that pad the vocabulary of a model
+    some = st.integers(0, renderer.tokenizer.vocab_size - 1 + beyond) | st.sampled_from(control)
     ids = data.draw(st.lists(some, max_size=12) | texts().map(lambda t: renderer.tokenizer.encode(t).tolist()))
     parsed = renderer.parse(ids)
     event(parsed.termination)
@@ -306,7 +342,11 @@ def test_a_bridge_is_an_extension_and_what_a_new_prompt_would_be_or_there_is_non
             continue
         sampled = np.concatenate([prompt, completion])
         assert bridged[: len(sampled)].tobytes() == sampled.tobytes()
-        assert np.array_equal(bridged, renderer.generation_prompt(messages[:end], tools=tools).ids)
+        asked = renderer.generation_prompt(messages[:end], tools=tools).ids
+        if renderer.name.startswith(("qwen3_5", "qwen3_6", "qwen3_8")):  # an empty block is two tokens when sampled
+            assert renderer.tokenizer.decode(bridged) == renderer.tokenizer.decode(asked)
+        else:
+            assert np.array_equal(bridged, asked)
         assert renderer.bridge(prompt, completion[:-1], messages[i + 1 : end]) is None, "an unfinished answer"
 
 

@@ -139,7 +139,8 @@ def test_an_unknown_model_gets_the_format_of_its_own_chat_template(shared: Path)
         ("qwen3.jinja", "qwen3"),
         ("qwen3_instruct_2507.jinja", "qwen3_instruct"),
         ("llama3.jinja", None),
-        ("qwen3_5_think.jinja", None),
+        ("qwen2_5.jinja", "qwen2_5"),
+        ("qwen3_5_think.jinja", "qwen3_5"),
     ):
         tokenizer = ByteLevelTokenizer()
         tokenizer.chat_template = (templates / file).read_text()

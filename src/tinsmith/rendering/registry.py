@@ -16,14 +16,14 @@ from typing import Any
 from tinsmith.domain.errors import ConfigError, RenderError
 from tinsmith.domain.messages import Message, Tool
 from tinsmith.ports.tokenizer import Tokenizer
-from tinsmith.rendering import chatml, gpt_oss, qwen3, role_colon
+from tinsmith.rendering import chatml, gpt_oss, llama3, qwen3, qwen3_5, role_colon
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.templates import render_template
 
 Factory = Callable[..., Renderer]
 """Called with name, tokenizer and the format's own options."""
 
-_MODULES: tuple[ModuleType, ...] = (role_colon, chatml, qwen3, gpt_oss)
+_MODULES: tuple[ModuleType, ...] = (role_colon, chatml, llama3, qwen3, qwen3_5, gpt_oss)
 _BUILT_IN: dict[str, Factory] = {name: make for module in _MODULES for name, make in module.FORMATS.items()}
 _FORMATS = dict(_BUILT_IN)
 # By the last part of a model's name, in lower case; the first match wins.
@@ -58,6 +58,8 @@ def unregister(name: str) -> None:
 def get(name: str, tokenizer: Tokenizer, **options: Any) -> Renderer:
     """The renderer of a format. ConfigError for an unknown name or option, RenderError for a tokenizer without its
     control tokens."""
+    if name not in _FORMATS:
+        name = re.sub(r"[.-]", "_", name.lower())  # qwen3.5 is qwen3_5
     if name not in _FORMATS:
         near = difflib.get_close_matches(name, _FORMATS, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else "."

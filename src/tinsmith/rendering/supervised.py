@@ -53,9 +53,10 @@ def ends_of(messages: Sequence[Message], *, stable: bool, train_on: TrainOn) -> 
 
 
 def _end(messages: Sequence[Message], last: int) -> int:
-    """Where to end a rendering that holds message `last`: formats write results that follow one another as one."""
+    """Where to end a rendering that holds message `last`: after an answer, else before the next one. Formats write
+    results that follow one another as one, and some want a question."""
     end = last + 1
-    while messages[last].role == "tool" and end < len(messages) and messages[end].role == "tool":
+    while messages[last].role != "assistant" and end < len(messages) and messages[end].role != "assistant":
         end += 1
     return end
 

@@ -60,9 +60,15 @@ def tools() -> st.SearchStrategy[Tool]:
 
 
 @cache
-def tool_calls(names: tuple[str, ...] = ()) -> st.SearchStrategy[ToolCall]:
-    """A call of one of the tools named, of any where none is."""
-    arguments = json_objects().map(lambda value: json.dumps(value, ensure_ascii=False))
+def tool_calls(names: tuple[str, ...] = (), plain_keys: bool = False) -> st.SearchStrategy[ToolCall]:
+    """A call of one of the tools named, of any where none is. `plain_keys`: arguments have names that any format can
+    hold."""
+
+    def written(value: dict[str, Any]) -> str:
+        named = {f"k{i}" if plain_keys else key: v for i, (key, v) in enumerate(value.items())}
+        return json.dumps(named, ensure_ascii=False)
+
+    arguments = json_objects().map(written)
     return st.builds(ToolCall, st.sampled_from(names) if names else tool_names(), arguments)
 
 
@@ -74,6 +80,7 @@ def answers(
     avoid: tuple[str, ...] = (),
     weights: bool = False,
     tools: tuple[str, ...] = (),
+    plain_keys: bool = False,
 ) -> st.SearchStrategy[Message]:
     """An assistant message. `calls`: it calls tools, those named in `tools` where any are. `avoid`: strings that its
     text must not hold."""
@@ -87,7 +94,7 @@ def answers(
         build,
         texts().filter(lambda text: not any(a in text for a in avoid)),
         st.just("") | texts() if thinking else st.just(""),
-        st.lists(tool_calls(tools), min_size=1, max_size=2) if calls else st.just([]),
+        st.lists(tool_calls(tools, plain_keys), min_size=1, max_size=2) if calls else st.just([]),
         message_weights() if weights else st.none(),
     )
 
@@ -106,6 +113,7 @@ def conversations(
     avoid: tuple[str, ...] = (),
     weights: bool = False,
     max_turns: int = 2,
+    plain_keys: bool = False,
 ) -> Conversation:
     """Turns of a question, perhaps some steps of tool calls and results, and an answer; perhaps a system message first
     and a question last. `weights`: every message has one."""
@@ -118,7 +126,9 @@ def conversations(
         return Message(role, draw(texts()), weight=draw(weight))
 
     def answered(calling: bool) -> Message:
-        return draw(answers(thinking=thinking, calls=calling, avoid=avoid, weights=weights, tools=names))
+        return draw(
+            answers(thinking=thinking, calls=calling, avoid=avoid, weights=weights, tools=names, plain_keys=plain_keys)
+        )
 
     messages = [said("system")] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, max_turns))):
