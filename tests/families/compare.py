@@ -42,6 +42,8 @@ class Family:
     tokenizer: str
     variables: Mapping[str, Any] = {}
     """What the template is given beside the chat."""
+    repairs: tuple[tuple[str, str], ...] = ()
+    """What is replaced in the template, where it is known to be wrong in one thing and the rest is worth comparing."""
     options: Mapping[str, Any] = {}
     """What the format is given."""
     thinking_key: str = "reasoning_content"
@@ -54,6 +56,8 @@ class Family:
     """Reason by case; the key "*" speaks for all cases that have none of their own and differ."""
     training: str | None = None
     """The twin of the template that marks what a model writes."""
+    unread: tuple[str, ...] = ()
+    """Cases with an answer that reads back as thinking that never closes: nothing in it says that it is none."""
     marks_more: tuple[str, ...] = ()
     """Stretches that the twin marks and tinsmith does not train."""
     marks_less: tuple[str, ...] = ()
@@ -97,7 +101,8 @@ def ids_of(family: Family, case: Case) -> np.ndarray:
 
 def template_text(family: Family, case: Case, templates: Path, *, training: bool = False) -> str:
     """What the template gives; raises RenderError where it refuses. Training templates mark with BEGIN and END."""
-    template = _compiled(templates / (family.training if training and family.training else family.template))
+    file = templates / (family.training if training and family.training else family.template)
+    template = _compiled(file, family.repairs)
     tokenizer = family_tokenizer(family.tokenizer)
     try:
         text: str = template.render(
@@ -118,7 +123,7 @@ def whole(name: str) -> Fast:
 
 
 @cache
-def _compiled(file: Path) -> Any:
+def _compiled(file: Path, repairs: tuple[tuple[str, str], ...]) -> Any:
     """The environment that Hugging Face gives to chat templates, `generation` aside."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -127,6 +132,9 @@ def _compiled(file: Path) -> Any:
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = DAY.strftime
     source = file.read_text(encoding="utf-8")
+    for wrong, right in repairs:
+        assert wrong in source, f"{file}: nothing to repair"
+        source = source.replace(wrong, right)
     for tag, mark in (("generation", BEGIN), ("endgeneration", END)):
         source = re.sub(rf"\{{%(-?)\s*{tag}\s*(-?)%\}}", rf"{{{{\1 '{mark}' \2}}}}", source)
     return environment.from_string(source)

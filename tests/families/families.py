@@ -26,6 +26,20 @@ _SEEN = (
     " saw it when it gave that answer"
 )
 _GPT_OSS = {"calls": _ONLY_FIRST, "calls, report": _ONLY_FIRST, "steps": _SEEN, "thinking, report": _SEEN}
+_CLOSED = (("<think></think>", "</think>"),)
+_THINK_PAIR = (
+    "this copy of the template writes <think></think> where the model card, and the template that the model ships,"
+    " write </think> alone; tinsmith follows these"
+)
+_AS_HISTORY = (
+    "the template writes the last answer as history, without the thinking block that its own prompt opens; tinsmith"
+    " writes it as it is sampled, after that prompt"
+)
+_AFTER_RESULTS = ("report", "calls, report", "after calls", "steps")
+_SECOND_CALL = (
+    "the template never forgets that it has opened a row of calls, and leaves the next one without its header; tinsmith"
+    " opens each"
+)
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -121,5 +135,60 @@ FAMILIES: tuple[Family, ...] = (
         options=_TODAY,
         thinking_key="thinking",
         differs=_GPT_OSS,
+    ),
+    Family(
+        "deepseekv3",
+        "llama_cpp/deepseek-ai-DeepSeek-V3.1.jinja",
+        "deepseek_v3_1",
+        repairs=_CLOSED,
+        differs={"*": _NO_THINKING},
+    ),
+    Family(
+        "deepseekv3_thinking",
+        "llama_cpp/deepseek-ai-DeepSeek-V3.1.jinja",
+        "deepseek_v3_1",
+        variables={"thinking": True},
+        repairs=_CLOSED,
+        differs={"*": _AS_HISTORY},
+        unread=_AFTER_RESULTS,
+    ),
+    *(
+        Family(
+            format,
+            "llama_cpp/deepseek-ai-DeepSeek-V3.1.jinja",
+            "deepseek_v3_1",
+            variables={"thinking": thinking},
+            unread=_AFTER_RESULTS,
+            differs={"*": _THINK_PAIR},
+        )
+        for format, thinking in (("deepseekv3", False), ("deepseekv3_thinking", True))
+    ),
+    Family(
+        "deepseek_r1",
+        "deepseekv3.jinja",
+        "deepseek_v3_1",
+        arguments_as_text=True,
+        unread=_AFTER_RESULTS,
+        differs={"steps": _SECOND_CALL, "*": _AS_HISTORY},
+    ),
+    Family(
+        "deepseek_r1",
+        "deepseek_r1_distill.jinja",
+        "deepseek_v3_1",
+        arguments_as_text=True,
+        unread=_AFTER_RESULTS,
+        no_content=True,
+        differs={
+            **dict.fromkeys(("answer", "system, answer", "turns, answer", "thinking", "thinking, turns"), _AS_HISTORY),
+            "*": "the template leaves a single call open, drops calls beside a text, and ends a line between results",
+        },
+    ),
+    Family(
+        "deepseek_v3_0324",
+        "deepseekv3.jinja",
+        "deepseek_v3_1",
+        repairs=((r"<think>\n", ""),),
+        arguments_as_text=True,
+        differs={"steps": _SECOND_CALL, "*": _NO_THINKING},
     ),
 )

@@ -56,10 +56,13 @@ def _row(family: Family, templates: Path, conversations: Sequence[Conversation],
         same = not found_marks.more and not found_marks.less
         trained = "=" if same else note(family.why or f"NOT EXPLAINED ({family.format}, trained)")
     equal, differ, refused = real_chats(family, conversations, templates)
+    repairs = "".join(
+        f", `{right}` for `{wrong}`" if right else f", without `{wrong}`" for wrong, right in family.repairs
+    )
     variables = "".join(f", `{k}={v}`" for k, v in family.variables.items())
     return [
         f"`{family.format}`",
-        f"{family.template}{variables}",
+        f"{family.template}{variables}{repairs}",
         family.tokenizer,
         *cells,
         trained,

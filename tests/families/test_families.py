@@ -24,7 +24,7 @@ def templates_of(family: Family, shared: Path) -> Path:
 
 
 def each() -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f"{f.format}-{f.template}")
+    return pytest.mark.parametrize("family", FAMILIES, ids=[f"{i}-{f.format}" for i, f in enumerate(FAMILIES)])
 
 
 @each()

@@ -60,6 +60,8 @@ def test_an_answer_begins_where_the_prompt_ends_and_reads_back(family: Family) -
             completion = whole.ids[len(prompt) : int(trained[-1]) + 1]
             parsed = renderer.parse(completion)
             assert parsed.termination is Termination.STOP, name
+            if name in family.unread:
+                continue
             assert not parsed.failures, (name, parsed.failures)
             assert said(parsed.message) == said(message), name
             assert called(parsed.message) == called(message), name

@@ -10,6 +10,7 @@ import numpy as np
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import MediaPart, Message, Part, TextPart, ThinkingPart, ToolCall, UnparsedToolCall
 from tinsmith.domain.tokens import Ints
+from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.records import Failure, FailureKind
 
 
@@ -56,3 +57,22 @@ def structural(reason: str) -> Failure:
 
 def failure_of(call: UnparsedToolCall) -> Failure:
     return Failure(FailureKind.CONTENT, call.error)
+
+
+def read_thinking(
+    body: Ints, tags: tuple[int, int], tokenizer: Tokenizer, failures: list[Failure], *, opened: bool
+) -> tuple[str, Ints]:
+    """Thinking between two control tokens, and the tokens after it. `opened`: the prompt wrote the first of them, so a
+    body without the second is thinking that never closes."""
+    opens, closes = (np.flatnonzero(body == tag) for tag in tags)
+    if not len(opens) and not len(closes) and not opened:
+        return "", body
+    start = int(opens[0]) if len(opens) and (not len(closes) or opens[0] < closes[0]) else -1
+    before = tokenizer.decode(body[: max(start, 0)])
+    if before.strip():
+        failures.append(structural("text before the thinking"))
+    if not len(closes):
+        failures.append(structural("thinking that never closes"))
+        return before + tokenizer.decode(body[start + 1 :]), body[:0]
+    close = int(closes[0])
+    return before + tokenizer.decode(body[start + 1 : close]), body[close + 1 :]

@@ -31,6 +31,8 @@ class Script:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.message = -1
+        self.last_role = ""
+        """For formats whose header depends on it: the role of the message before."""
         self.pieces: list[Piece] = []
         self.sampled = False
         """The last answer is written for training, as it is sampled: after exactly what its prompt supplies."""
