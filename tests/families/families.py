@@ -21,19 +21,11 @@ _TODAY = {"date": DAY.isoformat()}
 _ONLY_FIRST = (
     "of several calls in a message the template keeps the first and drops the others; tinsmith writes them all"
 )
-_SEEN = (
-    "thinking before a call: once the last answer is there, the template drops it; tinsmith keeps it, because the model"
-    " saw it when it gave that answer"
-)
-_GPT_OSS = {"calls": _ONLY_FIRST, "calls, report": _ONLY_FIRST, "steps": _SEEN, "thinking, report": _SEEN}
+_GPT_OSS = {"calls": _ONLY_FIRST, "calls, report": _ONLY_FIRST}
 _CLOSED = (("<think></think>", "</think>"),)
 _THINK_PAIR = (
     "this copy of the template writes <think></think> where the model card, and the template that the model ships,"
     " write </think> alone; tinsmith follows these"
-)
-_AS_HISTORY = (
-    "the template writes the last answer as history, without the thinking block that its own prompt opens; tinsmith"
-    " writes it as it is sampled, after that prompt"
 )
 _AFTER_RESULTS = ("report", "calls, report", "after calls", "steps")
 _SECOND_CALL = (
@@ -141,7 +133,6 @@ FAMILIES: tuple[Family, ...] = (
         "llama_cpp/deepseek-ai-DeepSeek-V3.1.jinja",
         "deepseek_v3_1",
         repairs=_CLOSED,
-        differs={"*": _NO_THINKING},
     ),
     Family(
         "deepseekv3_thinking",
@@ -149,7 +140,6 @@ FAMILIES: tuple[Family, ...] = (
         "deepseek_v3_1",
         variables={"thinking": True},
         repairs=_CLOSED,
-        differs={"*": _AS_HISTORY},
         unread=_AFTER_RESULTS,
     ),
     *(
@@ -169,7 +159,7 @@ FAMILIES: tuple[Family, ...] = (
         "deepseek_v3_1",
         arguments_as_text=True,
         unread=_AFTER_RESULTS,
-        differs={"steps": _SECOND_CALL, "*": _AS_HISTORY},
+        differs={"steps": _SECOND_CALL},
     ),
     Family(
         "deepseek_r1",
@@ -179,7 +169,6 @@ FAMILIES: tuple[Family, ...] = (
         unread=_AFTER_RESULTS,
         no_content=True,
         differs={
-            **dict.fromkeys(("answer", "system, answer", "turns, answer", "thinking", "thinking, turns"), _AS_HISTORY),
             "*": "the template leaves a single call open, drops calls beside a text, and ends a line between results",
         },
     ),
@@ -189,6 +178,6 @@ FAMILIES: tuple[Family, ...] = (
         "deepseek_v3_1",
         repairs=((r"<think>\n", ""),),
         arguments_as_text=True,
-        differs={"steps": _SECOND_CALL, "*": _NO_THINKING},
+        differs={"steps": _SECOND_CALL},
     ),
 )

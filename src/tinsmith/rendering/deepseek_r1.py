@@ -51,7 +51,7 @@ class DeepSeekR1(Renderer):
         if thinks:
             self.needs = (*self.needs, _THINK, _THOUGHT)
         super().__init__(name, tokenizer)
-        self.thinks = thinks
+        self._thinking = thinks
         self.is_prefix_stable = not thinks
         self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
 
@@ -91,12 +91,12 @@ class DeepSeekR1(Renderer):
                 if i + 1 == len(messages) or messages[i + 1].role != "tool":
                     out.control(_RESULTS_END)
             else:
-                self._write_answer(out, message, after, last=i + 1 == len(messages))
+                self._write_answer(out, message, after, sampled=out.sampled and i + 1 == len(messages))
         out.last_role = messages[-1].role if messages else ""
 
-    def _write_answer(self, out: Script, message: Message, after: str, *, last: bool) -> None:
+    def _write_answer(self, out: Script, message: Message, after: str, *, sampled: bool) -> None:
         thinking, text = self._split(message, after)
-        opens = last and self.thinks
+        opens = sampled and self._thinking
         if after != "tool":
             out.control(_ASSISTANT)
             if opens:
@@ -111,6 +111,8 @@ class DeepSeekR1(Renderer):
             out.text("\n", Origin.MARK)
             out.control(_THOUGHT, Origin.MARK)
             out.text("\n\n", Origin.MARK)
+        elif sampled and thinking:
+            raise RenderError(f"message {out.message}: {self.name} cannot train thinking; the format `deepseek_r1` can")
         out.text(text, Origin.TEXT)
         if message.tool_calls:
             out.control(_CALLS, Origin.MARK)
@@ -127,7 +129,7 @@ class DeepSeekR1(Renderer):
     def _write_header(self, out: Script) -> None:
         if out.last_role != "tool":
             out.control(_ASSISTANT)
-            if self.thinks:
+            if self._thinking:
                 out.control(_THINK)
                 out.text("\n")
 
@@ -139,7 +141,7 @@ class DeepSeekR1(Renderer):
     def _split(self, message: Message, after: str) -> tuple[str, str]:
         """Thinking and text. An answer whose text holds a closing tag is split there, as the template does."""
         whole = message.thinking is not None or message.tool_calls or after == "tool" or _THOUGHT not in message.text
-        if whole or not self.thinks:
+        if whole:
             return message.thinking or "", message.text
         thinking, _, text = message.text.rpartition(_THOUGHT)
         return thinking.strip("\n").removeprefix(_THINK), text
@@ -153,7 +155,7 @@ class DeepSeekR1(Renderer):
         failures = list(framed.failures)
         at = np.flatnonzero(framed.body == self._id[_CALLS])
         thinking, rest = "", framed.body[: int(at[0])] if len(at) else framed.body
-        if self.thinks:
+        if self._thinking:
             tags = (self._id[_THINK], self._id[_THOUGHT])
             before = len(rest)
             thinking, rest = read_thinking(rest, tags, self.tokenizer, failures, opened=not len(at))

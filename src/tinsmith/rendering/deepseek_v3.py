@@ -96,12 +96,14 @@ class DeepSeekV3(Renderer):
                 out.text(message.text, Origin.TEXT)
                 out.control(_RESULT_END, Origin.MARK)
             else:
-                self._write_answer(out, message, messages[i - 1].role if i else "", last=i + 1 == len(messages))
+                self._write_answer(
+                    out, message, messages[i - 1].role if i else "", sampled=out.sampled and i + 1 == len(messages)
+                )
         out.last_role = messages[-1].role if messages else ""
 
-    def _write_answer(self, out: Script, message: Message, after: str, *, last: bool) -> None:
+    def _write_answer(self, out: Script, message: Message, after: str, *, sampled: bool) -> None:
         thinking, text = _split(message, after)
-        opens = last and self._thinking
+        opens = sampled and self._thinking
         if after == "user":
             out.control(_ASSISTANT)
             out.control(_THINK if opens else _THOUGHT)
@@ -111,7 +113,7 @@ class DeepSeekV3(Renderer):
                 out.control(_THINK, Origin.MARK)
             out.text(thinking, Origin.TEXT)
             out.control(_THOUGHT, Origin.MARK)
-        elif last and thinking:
+        elif sampled and thinking:
             raise RenderError(
                 f"message {out.message}: {self.name} cannot train thinking; the format `deepseekv3_thinking` can"
             )

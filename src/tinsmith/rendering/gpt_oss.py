@@ -73,8 +73,9 @@ class GptOss(Renderer):
     def _write(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], start: int) -> None:
         if start == 0:
             self._write_instructions(out, messages, tools)
-        # The last message counts as being sampled, so it sees what its prompt showed.
-        finals = [i for i, m in enumerate(messages[:-1]) if m.role == "assistant" and not m.tool_calls]
+        # An answer that is written as it is sampled saw what its prompt showed.
+        known = messages[:-1] if out.sampled else messages
+        finals = [i for i, m in enumerate(known) if m.role == "assistant" and not m.tool_calls]
         answered = finals[-1] if finals else -1
         calls: list[ToolCall] = []
         for i, message in enumerate(messages):
