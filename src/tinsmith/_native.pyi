@@ -357,7 +357,8 @@ class Trainer:
         grad_clip_norm: float,
     ) -> dict[str, float]:
         """One AdamW step with decoupled weight decay: `grad_norm`, the global norm before clipping. Clears the
-        gradients, also when their norm is not finite (FloatingPointError, nothing else changes)."""
+        gradients, also when their norm is not finite (FloatingPointError, nothing else changes).
+        Without any gradient it is refused: TrainingError."""
 
     def zero_grad(self) -> None:
         """Forget the accumulated gradients."""

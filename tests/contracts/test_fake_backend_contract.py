@@ -21,6 +21,7 @@ class TestFakeTrainer(TrainerContract):
         return trainer.weights.ravel()
 
     def overflow(self, trainer):
+        super().overflow(trainer)
         trainer._worker.submit(lambda: trainer._gradient.fill(np.inf))  # float64 does not overflow on float32 input
 
 

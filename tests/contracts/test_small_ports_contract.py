@@ -16,7 +16,7 @@ from tinsmith.adapters.local.clock import SystemClock
 from tinsmith.adapters.local.jsonl import JsonlSource
 from tinsmith.adapters.objectstore.rows import BlobRows
 from tinsmith.adapters.objectstore.store import ObjectStore
-from tinsmith.adapters.tracking.local import ConsoleRunLog, JsonlRunLog
+from tinsmith.adapters.tracking.console import ConsoleRunLog
 from tinsmith.testing import FakeClock, MemoryBlobStore, MemoryRunLog, MemorySource
 from tinsmith.testing.contracts import (
     BlobStoreContract,
@@ -131,18 +131,6 @@ class TestMemoryRunLog(RunLogContract):
 
     def read(self, log):
         return log.lines
-
-
-class TestJsonlRunLog(RunLogContract):
-    def make(self):
-        return JsonlRunLog(Path(tempfile.mkdtemp()) / "metrics.jsonl")
-
-    def make_broken(self):
-        return JsonlRunLog("/dev/null/metrics.jsonl")
-
-    def read(self, log):
-        rows = [json.loads(line) for line in log._path.read_text().splitlines()]
-        return [(row.pop("step"), row) for row in rows]
 
 
 class _FullStream:

@@ -7,7 +7,6 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from tinsmith import bootstrap
-from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
 from tinsmith.adapters.huggingface.tokenizer import HuggingFaceTokenizer, load_tokenizer
 from tinsmith.domain.errors import ModelNotFoundError
 from tinsmith.testing import FakeTokenizer
@@ -20,11 +19,6 @@ TEXT = ["the quick brown fox jumps over the lazy dog 12345 67 é 日本 \n\n", "
 class TestFakeTokenizer(TokenizerContract):
     def make(self):
         return FakeTokenizer()
-
-
-class TestByteLevelTokenizer(TokenizerContract):
-    def make(self):
-        return ByteLevelTokenizer()
 
 
 @functools.cache

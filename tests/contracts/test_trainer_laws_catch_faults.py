@@ -143,6 +143,16 @@ class KeepsGradients(FakeTrainer):
         return result
 
 
+class StepsOnNothing(FakeTrainer):
+    def _step_if_any(self, settings):
+        return self._guarded(self._optimize, settings)
+
+
+class GivesUpAfterAStepOnNothing(FakeTrainer):
+    def _step_if_any(self, settings):
+        return self._guarded(super()._step_if_any, settings)
+
+
 class ForwardJumpsTheQueue(FakeTrainer):
     def forward(self, batch):
         return Pending.of(self._run(batch, None))
@@ -265,6 +275,8 @@ CAUGHT_BY = {
     NoBiasCorrection: ["those_of_adamw"],
     ClipsEachEntry: ["those_of_adamw"],
     KeepsGradients: ["uses_the_gradients_up"],
+    StepsOnNothing: ["without_a_gradient"],
+    GivesUpAfterAStepOnNothing: ["without_a_gradient"],
     ForwardJumpsTheQueue: ["order_of_submission"],
     SavesNoMoments: ["gone_back_to_exactly"],
     SavesHalfPrecision: ["gone_back_to_exactly"],
@@ -295,6 +307,7 @@ def suite_of(mutant):
             return trainer.weights.ravel()
 
         def overflow(self, trainer):
+            super().overflow(trainer)
             trainer._worker.submit(lambda: trainer._gradient.fill(np.inf))
 
     return Suite()

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
 
 from small_tokenizer import small_bpe
 from tinsmith import rendering
-from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Conversation, Message
 from tinsmith.rendering import Renderer, TrainOn

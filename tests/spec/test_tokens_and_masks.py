@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from small_tokenizer import small_bpe
 from tinsmith import rendering
-from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
 from tinsmith.domain.messages import Conversation, Message, Part, TextPart, ThinkingPart, ToolCall
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering import NothingToTrain, Origin, Renderer, Termination, TooLong, TrainOn
@@ -28,7 +27,7 @@ from tinsmith.rendering.show import spans
 from tinsmith.testing import FakeTokenizer
 from tinsmith.testing.strategies import HOSTILE, conversations, texts
 
-TOKENIZERS = {"bytelevel": ByteLevelTokenizer(), "small-bpe": small_bpe()}
+TOKENIZERS = {"bytelevel": FakeTokenizer(), "small-bpe": small_bpe()}
 LLAMA3_BYTES = FakeTokenizer(("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"))
 TRIMS = ("llama3", "qwen3_5", "qwen3_6", "qwen3_8")
 """Formats that trim white space around what people write."""
@@ -365,7 +364,7 @@ def test_a_stable_format_never_rewrites_what_stands(renderer: Renderer, data: st
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3_disable_thinking"])
 def test_a_format_that_is_called_unstable_has_a_witness(name: str) -> None:
-    renderer = rendering.get(name, TOKENIZERS["bytelevel"])
+    renderer = rendering.get(name, TOKENIZERS["fake-bytes"])
     parts = (ThinkingPart("a"), TextPart("b")) if name == "qwen3" else (TextPart("b"),)
     asked = Message.user("Hi")
     first = renderer.render([asked, Message("assistant", parts)])

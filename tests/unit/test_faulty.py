@@ -35,8 +35,10 @@ def test_the_nth_call_fails_as_scheduled_and_the_others_do_not():
     with pytest.raises(CancelledWorkError):
         trainer.forward(BATCH).result()
     assert trainer.forward(BATCH).result().logprobs.shape == (2,)
+    trainer.backward(BATCH, np.ones(2, np.float32))
     with pytest.raises(WorldError, match="lost"):
         trainer.optim_step(AdamW(learning_rate=0.1)).result()
+    trainer.backward(BATCH, np.ones(2, np.float32))
     assert trainer.optim_step(AdamW(learning_rate=0.1)).result().step == 2, "the lost step was carried out"
     assert trainer.info.name == "fake"
 

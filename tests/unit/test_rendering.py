@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from tinsmith import rendering
-from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
 from tinsmith.domain.errors import ConfigError, RenderError
 from tinsmith.domain.messages import Conversation, Message, TextPart, ThinkingPart, Tool, ToolCall
 from tinsmith.rendering import NothingToTrain, Overlong, Termination, TooLong, TrainOn
 from tinsmith.rendering.show import spans
 from tinsmith.testing import FakeTokenizer
 
-TOKENIZER = ByteLevelTokenizer()
+TOKENIZER = FakeTokenizer()
 SYSTEM, HI, HELLO = Message.system("Be brief."), Message.user("Hi"), Message.assistant("Hello")
 MORE, BYE = Message.user("More"), Message.assistant("Bye")
 
@@ -123,7 +122,7 @@ def test_names() -> None:
     with pytest.raises(ConfigError, match="did you mean 'qwen3_instruct'"):
         rendering.get("qwen3_instuct", TOKENIZER)
     with pytest.raises(RenderError, match=r"needs the control tokens \['<tool_call>'"):
-        rendering.get("qwen3", FakeTokenizer())
+        rendering.get("qwen3", FakeTokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]))
     assert rendering.recommended("Qwen/Qwen3-8B:free") == "qwen3"
     assert rendering.recommended("Qwen/Qwen3-8B-Base") == "role_colon"
     assert rendering.recommended("models/Qwen3-30B-A3B-Instruct-2507/") == "qwen3_instruct"
@@ -142,8 +141,7 @@ def test_an_unknown_model_gets_the_format_of_its_own_chat_template(shared: Path)
         ("qwen2_5.jinja", "qwen2_5"),
         ("qwen3_5_think.jinja", "qwen3_5"),
     ):
-        tokenizer = ByteLevelTokenizer()
-        tokenizer.chat_template = (templates / file).read_text()
+        tokenizer = FakeTokenizer(chat_template=(templates / file).read_text())
         if name is None:
             with pytest.raises(ConfigError, match="another format"):
                 rendering.recommended("mine", tokenizer)

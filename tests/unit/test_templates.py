@@ -16,14 +16,14 @@ from tokenizers import Tokenizer as Fast
 
 from small_tokenizer import small_bpe, small_bpe_spec
 from tinsmith import rendering
-from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
 from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Conversation
 from tinsmith.rendering.templates import render_template
+from tinsmith.testing import FakeTokenizer
 from tinsmith.testing.strategies import conversations
 
-TOKENIZER = ByteLevelTokenizer()
+TOKENIZER = FakeTokenizer()
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"

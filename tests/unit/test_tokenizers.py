@@ -1,4 +1,4 @@
-"""Tokenizers read from files, and the byte-level one."""
+"""Tokenizers read from files."""
 
 from __future__ import annotations
 
@@ -10,33 +10,13 @@ import pytest
 from tokenizers import Tokenizer as Fast
 
 from small_tokenizer import MARKS, SPECIAL, small_bpe, small_bpe_spec
-from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
 from tinsmith.adapters.huggingface.gguf import from_metadata
 from tinsmith.adapters.huggingface.tokenizer import HuggingFaceTokenizer, load_tokenizer, save_tokenizer
 from tinsmith.domain.errors import CapabilityError, ModelError, ModelNotFoundError, ShapeError
+from tinsmith.testing import FakeTokenizer
 
 
-def test_byte_level_ids_never_move() -> None:
-    tokenizer = ByteLevelTokenizer()
-    assert tokenizer.vocab_size == 272
-    assert tokenizer.encode("A é").tolist() == [65, 32, 0xC3, 0xA9]
-    assert dict(tokenizer.special_tokens) == {
-        "<|im_start|>": 256,
-        "<|im_end|>": 257,
-        "<|endoftext|>": 258,
-        "<think>": 259,
-        "</think>": 260,
-        "<tool_call>": 261,
-        "</tool_call>": 262,
-        "<pad>": 263,
-        "<tool_response>": 264,
-        "</tool_response>": 265,
-        **{f"<|reserved_{i}|>": 266 + i for i in range(6)},
-    }
-    assert tokenizer.decode([65, 257, 0xC3]) == "A<|im_end|>\ufffd"
-
-
-@pytest.mark.parametrize("tokenizer", [ByteLevelTokenizer(), small_bpe()])
+@pytest.mark.parametrize("tokenizer", [FakeTokenizer(), small_bpe()])
 def test_ids_beyond_the_vocabulary_show_as_unknown(tokenizer: Any) -> None:
     assert tokenizer.decode([tokenizer.encode("a")[0], tokenizer.vocab_size + 5]) == "a\ufffd"
     with pytest.raises(ShapeError, match="negative"):
@@ -139,7 +119,7 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     assert (loaded.special_tokens, loaded.eos_ids) == (small_bpe().special_tokens, small_bpe().eos_ids)
     assert loaded.encode("The fox.\n").tolist() == small_bpe().encode("The fox.\n").tolist()
     with pytest.raises(CapabilityError):
-        save_tokenizer(ByteLevelTokenizer(), tmp_path)
+        save_tokenizer(FakeTokenizer(), tmp_path)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

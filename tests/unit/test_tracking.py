@@ -1,7 +1,6 @@
-"""Trackers: by name, without their package, and when a run goes on in the same file."""
+"""Trackers: by name, and without their package."""
 
 import io
-import json
 import logging
 import sys
 import types
@@ -9,7 +8,7 @@ import types
 import pytest
 
 from tinsmith.adapters.tracking import make_tracker
-from tinsmith.adapters.tracking.local import ConsoleRunLog, JsonlRunLog
+from tinsmith.adapters.tracking.console import ConsoleRunLog
 from tinsmith.domain.errors import ConfigError, MissingExtraError
 
 
@@ -37,24 +36,6 @@ def test_the_console_shows_what_matters_in_one_line():
         "step 3  env/all/correct 0.5123  optim/entropy 1.5",
         "step 4  other 2",
     ]
-
-
-@pytest.mark.parametrize("tail", ["", '{"step": 2, "a', "\n", "null\n", '{"a": 1}\n'])
-def test_a_run_that_starts_again_replaces_the_steps_that_come_again(tmp_path, tail):
-    path = tmp_path / "metrics.jsonl"
-    first = JsonlRunLog(path)
-    first.start("run", {})
-    for step in range(4):
-        first.log(step, {"a": step})
-    first.close()
-    path.write_text(path.read_text() + tail)
-    second = JsonlRunLog(path)
-    second.start("run", {})
-    second.log(2, {"a": 20})
-    second.log(3, {"a": 30})
-    second.close()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == [{"step": s, "a": a} for s, a in [(0, 0), (1, 1), (2, 20), (3, 30)]]
 
 
 class _Service(types.ModuleType):

@@ -15,6 +15,7 @@ pub mod errors {
     pyo3::import_exception!(tinsmith.domain.errors, ModelError);
     pyo3::import_exception!(tinsmith.domain.errors, ModelNotFoundError);
     pyo3::import_exception!(tinsmith.domain.errors, ShapeError);
+    pyo3::import_exception!(tinsmith.domain.errors, TrainingError);
     pyo3::import_exception!(tinsmith.domain.errors, WorldError);
 }
 

@@ -27,6 +27,7 @@ impl IntoPyErr for TrainError {
             Self::Setting(_) => errors::ConfigError::new_err(message),
             Self::Input(_) => errors::ShapeError::new_err(message),
             Self::State { .. } => PyValueError::new_err(message),
+            Self::NoGradient => errors::TrainingError::new_err(message),
             Self::NonFinite(_) => PyFloatingPointError::new_err(message),
             Self::Cancelled | Self::Pool { .. } => PyRuntimeError::new_err(message),
             Self::Io { source, .. } => match source.raw_os_error() {

@@ -133,7 +133,8 @@ class Trainer(Protocol):
 
     def optim_step(self, settings: AdamW) -> Pending[OptimResult]:
         """Step, then clear the gradients. A non-finite gradient raises NonFiniteError: no weight, moment or step count
-        changes."""
+        changes. Without any gradient since the last step it is refused with a TrainingError, after which work goes on
+        as if it had not been called: a step of zeros would still move weights by its moments and decay."""
         ...
 
     def save_state(self, name: str) -> Pending[str]:

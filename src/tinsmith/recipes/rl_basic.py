@@ -61,7 +61,9 @@ class Config(common.RunConfig):
     kl_penalty_coef: float = option(0.0, help="weight of the KL penalty against the start model", min=0)
     kl_discount_factor: float = option(0.0, help="discount with which a token's KL reaches earlier ones", min=0, max=1)
     compute_post_kl: bool = option(False, help="also measure the KL that the update made (one more forward)")
-    eval_every: int = option(0, help="steps between evaluations; 0 evaluates before and after alone", min=0)
+    eval_every: int = option(
+        0, help="steps between evaluations (one attempt, temperature 1); 0 evaluates before and after alone", min=0
+    )
     log_rollouts: bool = option(True, help="write every rollout to rollouts/")
 
 

@@ -111,6 +111,7 @@ class FakeTrainer:
         weights[-1, list(likely)] += 5.0
         self._model = _Model(weights, order)
         self._gradient = np.zeros_like(weights)
+        self._accumulated = False
         self._moments = np.zeros((2, *weights.shape))
         self._step = 0
         self._failure: BaseException | None = None
@@ -145,7 +146,7 @@ class FakeTrainer:
         return self._worker.submit(self._guarded, self._run, batch, given)
 
     def optim_step(self, settings: AdamW) -> Pending[OptimResult]:
-        return self._worker.submit(self._guarded, self._optimize, settings)
+        return self._worker.submit(self._step_if_any, settings)
 
     def save_state(self, name: str) -> Pending[str]:
         if not name:
@@ -177,6 +178,11 @@ class FakeTrainer:
             self._failure = error
             raise
 
+    def _step_if_any(self, settings: AdamW) -> OptimResult:
+        if self._failure is None and not self._accumulated:
+            raise TrainingError("no gradient since the last optimizer step: call forward_backward or backward first")
+        return self._guarded(self._optimize, settings)
+
     def _check(self, batch: Batch) -> None:
         if not batch.num_tokens:
             raise ShapeError("the batch holds no token")
@@ -197,6 +203,7 @@ class FakeTrainer:
         targets = batch.targets.reshape(len(batch.tokens), -1)
         logprobs = np.take_along_axis(every, targets.astype(np.int64), axis=1)
         if by_logprob is not None:
+            self._accumulated = True
             columns = by_logprob.reshape(targets.shape)
             taking_part = columns.any(axis=1)
             # d logprob of target j / d logit i = [i == j] - p_i
@@ -214,6 +221,7 @@ class FakeTrainer:
     @np.errstate(all="ignore")
     def _optimize(self, settings: AdamW) -> OptimResult:
         gradient, self._gradient = self._gradient, np.zeros_like(self._gradient)
+        self._accumulated = False
         norm = float(np.sqrt(np.sum(gradient**2)))
         if not np.isfinite(norm):
             raise NonFiniteError(
@@ -250,6 +258,7 @@ class FakeTrainer:
             self._moments = saved["moments"]
             self._step = int(saved["step"])
         self._failure = None
+        self._accumulated = False
         self._gradient = np.zeros_like(self._gradient)
 
     def _snapshot(self) -> Sampler:

@@ -13,7 +13,10 @@ from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.blob import check_key
 from tinsmith.ports.data import Row
 
-CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+CHAT_TOKENS = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"),
+    *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
+)
 
 
 class FakeTokenizer:
@@ -56,9 +59,10 @@ class FakeTokenizer:
 
     def decode(self, ids: Sequence[int] | Ints) -> str:
         values = ints(ids)
-        if values.size and not (values.min() >= 0 and values.max() < self.vocab_size):
-            raise ShapeError(f"ids from {values.min()} to {values.max()}, but the vocabulary is {self.vocab_size}")
-        return b"".join(self._bytes[i] for i in values).decode("utf-8", "replace")
+        if values.size and values.min() < 0:
+            raise ShapeError(f"token id {values.min()} is negative")
+        table = self._bytes  # ids that pad a model's vocabulary stand for nothing
+        return b"".join([table[i] if i < len(table) else b"\xff" for i in values.tolist()]).decode("utf-8", "replace")
 
     def token_bytes(self) -> list[bytes]:
         return list(self._bytes)

@@ -61,9 +61,8 @@ class RLSettings:
     optimizer: OptimizerSettings
     checkpoints: CheckpointSettings
     eval_every: int = 0
-    """Steps between evaluations on the test problems; 0 evaluates before the first and after the last alone."""
-    eval_group_size: int = 1
-    eval_temperature: float = 1.0
+    """Steps between evaluations on the test problems (one attempt each, at temperature 1); 0 evaluates before the
+    first and after the last alone."""
     log_rollouts: bool = True
     timeout_s: float = DEADLINE_S
     """Seconds that one piece of submitted work, or one call of an environment, may take: DeadlineError beyond it."""
@@ -277,7 +276,7 @@ class RLLoop:
         for start in range(0, len(test), EVAL_GROUPS):
             builders: list[GroupBuilder] = [test[i] for i in range(start, min(start + EVAL_GROUPS, len(test)))]
             # The same draws at every evaluation: two evaluations differ by their weights alone.
-            plan = self._plan(f"test/{start}", 0, settings.eval_group_size, settings.eval_temperature)
+            plan = self._plan(f"test/{start}", 0, group_size=1, temperature=1.0)
             groups += roll_out(sampler, builders, plan)
         metrics = {f"test/{name}": value for name, value in episode_metrics(groups).items()}
         if settings.log_rollouts:

@@ -43,8 +43,6 @@ class RolloutPlan:
     limits: RolloutLimits
     group_size: int
     temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
     seed: int = 0
     split: str = "train"
     step: int = 0
@@ -52,9 +50,7 @@ class RolloutPlan:
 
     @_params.default
     def _make_params(self) -> SamplingParams:
-        return SamplingParams(
-            max_tokens=self.limits.max_tokens, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
-        )
+        return SamplingParams(max_tokens=self.limits.max_tokens, temperature=self.temperature)
 
     def params(self, observation: Observation, seed: int, context: int) -> SamplingParams:
         room = context - len(observation.tokens)

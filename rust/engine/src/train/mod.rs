@@ -28,6 +28,11 @@ pub enum TrainError {
     /// A loss, logprob or gradient that is NaN or infinite.
     #[error("{0}")]
     NonFinite(String),
+    /// An optimizer step with nothing to use.
+    #[error(
+        "no gradient was accumulated since the last optimizer step: call forward_backward or backward first"
+    )]
+    NoGradient,
     /// What a loss refused.
     #[error(transparent)]
     Loss(#[from] tinsmith_core::KernelError),

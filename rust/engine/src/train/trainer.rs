@@ -309,11 +309,11 @@ impl<T: Real> Trainer<T> {
 
     /// One AdamW step with the accumulated gradients, which are then cleared; gives their global norm before
     /// clipping. When that is not finite only the gradients are cleared. With none
-    /// accumulated they are zero.
+    /// accumulated nothing changes.
     pub fn optim_step(&mut self, settings: &AdamW) -> Result<f64, TrainError> {
         settings.check()?;
         if self.grads.is_empty() {
-            self.grads = zero_grads(&self.params);
+            return Err(TrainError::NoGradient);
         }
         let grads = std::mem::take(&mut self.grads);
         let (params, step) = (&mut self.params, self.step + 1);

@@ -211,6 +211,8 @@ class EmbeddedTrainer:
                 raise TrainingError(f"not carried out, since earlier work failed: {self._failure}") from self._failure
             try:
                 return work()
+            except TrainingError:  # refused before anything was done
+                raise
             except BaseException as error:
                 self._failure = error
                 raise

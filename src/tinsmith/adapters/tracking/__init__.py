@@ -9,7 +9,7 @@ from tinsmith.ports.runlog import RunLog
 def make_tracker(name: str, project: str) -> RunLog:
     """A tracker by name: console, wandb, trackio. Raises MissingExtraError where its package is not installed."""
     if name == "console":
-        from tinsmith.adapters.tracking.local import ConsoleRunLog
+        from tinsmith.adapters.tracking.console import ConsoleRunLog
 
         return ConsoleRunLog()
     if name == "wandb":

@@ -123,7 +123,13 @@ class TrainerContract:
     def test_forward_adds_no_gradient(self) -> None:
         with self.warm() as trainer:
             batch = random_batch(trainer.info, [5], 1)
-            assert not self.probe(trainer, lambda: wait(trainer.forward(batch))).any()
+
+            def with_forward() -> None:
+                wait(trainer.forward_backward(batch, CROSS_ENTROPY))
+                wait(trainer.forward(batch))
+
+            alone = self.probe(trainer, lambda: wait(trainer.forward_backward(batch, CROSS_ENTROPY)))
+            assert_close(self.probe(trainer, with_forward), alone, self.tolerance, "with a forward")
 
     # Gradients
 
@@ -293,13 +299,38 @@ class TrainerContract:
 
     def test_a_step_uses_the_gradients_up(self) -> None:
         with self.warm() as trainer:
-            batch = random_batch(trainer.info, [5], 3)
+            used, batch = random_batch(trainer.info, [5], 3), random_batch(trainer.info, [4], 4)
 
-            def used_up() -> None:
-                wait(trainer.forward_backward(batch, CROSS_ENTROPY))
+            def after_a_step() -> None:
+                wait(trainer.forward_backward(used, CROSS_ENTROPY))
                 wait(trainer.optim_step(AdamW(learning_rate=0.0)))
+                wait(trainer.forward_backward(batch, CROSS_ENTROPY))
 
-            assert not self.probe(trainer, used_up).any()
+            alone = self.probe(trainer, lambda: wait(trainer.forward_backward(batch, CROSS_ENTROPY)))
+            assert_close(self.probe(trainer, after_a_step), alone, self.tolerance, "after a step")
+
+    def test_a_step_without_a_gradient_is_refused_and_changes_nothing(self) -> None:
+        """Not of a new trainer, not twice in a row, not after a loaded state; training then goes on undisturbed."""
+        settings = AdamW(learning_rate=0.05, weight_decay=1.0)
+
+        def refused(trainer: Trainer) -> None:
+            before = self.weights(trainer)
+            with pytest.raises(TrainingError, match="forward_backward"):
+                wait(trainer.optim_step(settings))
+            assert self.weights(trainer).tobytes() == before.tobytes()
+
+        with self.fresh() as disturbed, self.fresh() as whole:
+            refused(disturbed)
+            for trainer in (disturbed, whole):
+                self.training(trainer, 3, awaiting=True)
+            refused(disturbed)
+            handle = wait(disturbed.save_state("contract-no-gradient"))
+            wait(disturbed.forward_backward(random_batch(disturbed.info, [4], 5), CROSS_ENTROPY))
+            wait(disturbed.load_state(handle))
+            refused(disturbed)
+            for trainer in (disturbed, whole):
+                self.training(trainer, 7, awaiting=True)
+            assert_close(self.weights(disturbed), self.weights(whole), 1e-6, "trained on as if it had not been asked")
 
     def test_a_learning_rate_of_zero_moves_nothing(self) -> None:
         with self.warm() as trainer:
@@ -429,9 +460,14 @@ class TrainerContract:
 
     def test_bad_input_is_refused_when_submitted_and_changes_nothing(self) -> None:
         with self.warm() as trainer:
-            before = self.weights(trainer)
-            assert_refused(self.refusals(trainer))
-            assert not self.probe(trainer, lambda: None).any(), "a refused call left a gradient"
+            before, batch = self.weights(trainer), random_batch(trainer.info, [5], 1)
+
+            def after_refusals() -> None:
+                assert_refused(self.refusals(trainer))
+                wait(trainer.forward_backward(batch, CROSS_ENTROPY))
+
+            alone = self.probe(trainer, lambda: wait(trainer.forward_backward(batch, CROSS_ENTROPY)))
+            assert_close(self.probe(trainer, after_refusals), alone, self.tolerance, "a refused call left a gradient")
             assert self.weights(trainer).tobytes() == before.tobytes()
 
     def overflow(self, trainer: Trainer) -> None:
