@@ -18,9 +18,10 @@ from tinsmith import rendering
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Conversation, Message
 from tinsmith.rendering import Renderer, TrainOn
+from tinsmith.testing import FakeTokenizer
 from tinsmith.testing.strategies import conversations
 
-RENDERERS = [rendering.get(f, t) for f in ("qwen3", "role_colon") for t in (ByteLevelTokenizer(), small_bpe())]
+RENDERERS = [rendering.get(f, t) for f in ("qwen3", "role_colon") for t in (FakeTokenizer(), small_bpe())]
 every_renderer = pytest.mark.parametrize("renderer", RENDERERS, ids=lambda r: f"{r.name}-{r.tokenizer.name}")
 
 

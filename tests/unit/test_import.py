@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ HEAVY = {
     *("torch", "transformers", "datasets", "huggingface_hub", "tinker", "sympy", "hypothesis"),
     *("tinsmith._native", "tinsmith.domain", "tinsmith.ports", "tinsmith.adapters"),
 }
+
+NOT_IN_ALL = {"test", "dev", "smollm2"}
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -44,3 +47,10 @@ def test_the_type_checker_sees_the_same_names() -> None:
         for alias in node.names
     }
     assert seen == tinsmith._MODULE_OF
+
+
+def test_the_extra_all_has_every_technology() -> None:
+    """But the tools of tests and development, and the model, which is data."""
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
+    (every,) = project["optional-dependencies"].pop("all")
+    assert every == f"tinsmith[{','.join(n for n in project['optional-dependencies'] if n not in NOT_IN_ALL)}]"
