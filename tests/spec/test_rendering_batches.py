@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tinsmith.adapters.embedded.bytelevel import ByteLevelTokenizer
 
 from small_tokenizer import small_bpe
 from tinsmith import rendering

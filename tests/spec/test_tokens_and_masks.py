@@ -27,7 +27,7 @@ from tinsmith.rendering.show import spans
 from tinsmith.testing import FakeTokenizer
 from tinsmith.testing.strategies import HOSTILE, conversations, texts
 
-TOKENIZERS = {"bytelevel": FakeTokenizer(), "small-bpe": small_bpe()}
+TOKENIZERS = {"fake-bytes": FakeTokenizer(), "small-bpe": small_bpe()}
 LLAMA3_BYTES = FakeTokenizer(("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"))
 TRIMS = ("llama3", "qwen3_5", "qwen3_6", "qwen3_8")
 """Formats that trim white space around what people write."""
