@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from cases import CASES, Case
-from family_tokenizers import family_tokenizer
+from family_tokenizers import family_tokenizer, package
 from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import SandboxedEnvironment
 from tokenizers import Tokenizer as Fast
 
 from tinsmith import rendering
@@ -38,7 +38,7 @@ class Family:
 
     format: str
     template: str
-    """File under `data/chat_templates`."""
+    """File under `data/chat_templates`, or `<requirement>:<file>` in a package."""
     tokenizer: str
     variables: Mapping[str, Any] = {}
     """What the template is given beside the chat."""
@@ -50,6 +50,8 @@ class Family:
     """Where the template looks for thinking."""
     arguments_as_text: bool = False
     """The template wants a call's arguments as JSON text, not as an object."""
+    numbered_ids: bool = False
+    """The template takes the ids of calls as they are, so they must be those of the family: `functions.<name>:<n>`."""
     no_content: bool = False
     """The template wants None for the content of a call without text."""
     differs: Mapping[str, str] = {}
@@ -78,6 +80,7 @@ class Outcome:
 
 
 def outcome(family: Family, case: Case, templates: Path) -> Outcome:
+    case = case if not family.numbered_ids else evolve(case, messages=_numbered(case.messages))
     tokenizer = family_tokenizer(family.tokenizer)
     try:
         ours: Any = ids_of(family, case).tolist()
@@ -92,6 +95,20 @@ def outcome(family: Family, case: Case, templates: Path) -> Outcome:
     return Outcome(ours == theirs, shown, text)
 
 
+def _numbered(messages: Sequence[Message]) -> tuple[Message, ...]:
+    out: list[Message] = []
+    number, waiting = 0, list[str]()
+    for message in messages:
+        calls = []
+        for call in message.tool_calls:
+            calls.append(evolve(call, id=f"functions.{call.name}:{number}"))
+            number += 1
+        waiting += [str(c.id) for c in calls]
+        changed: dict[str, Any] = {"tool_call_id": waiting.pop(0)} if message.role == "tool" and waiting else {}
+        out.append(evolve(message, tool_calls=calls, **changed))
+    return tuple(out)
+
+
 def ids_of(family: Family, case: Case) -> np.ndarray:
     renderer = rendering.get(family.format, family_tokenizer(family.tokenizer), **family.options)
     if case.ask:
@@ -101,7 +118,9 @@ def ids_of(family: Family, case: Case) -> np.ndarray:
 
 def template_text(family: Family, case: Case, templates: Path, *, training: bool = False) -> str:
     """What the template gives; raises RenderError where it refuses. Training templates mark with BEGIN and END."""
-    file = templates / (family.training if training and family.training else family.template)
+    name = family.training if training and family.training else family.template
+    requirement, _, inside = name.rpartition(":")
+    file = package(requirement) / inside if requirement else templates / name
     template = _compiled(file, family.repairs)
     tokenizer = family_tokenizer(family.tokenizer)
     try:
@@ -124,10 +143,9 @@ def whole(name: str) -> Fast:
 
 @cache
 def _compiled(file: Path, repairs: tuple[tuple[str, str], ...]) -> Any:
-    """The environment that Hugging Face gives to chat templates, `generation` aside."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
+    """The environment that Hugging Face gives to chat templates, `generation` aside, but that lists may change: Kimi's
+    queue of calls needs it."""
+    environment = SandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = DAY.strftime

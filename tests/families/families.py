@@ -32,6 +32,11 @@ _SECOND_CALL = (
     "the template never forgets that it has opened a row of calls, and leaves the next one without its header; tinsmith"
     " opens each"
 )
+_BREAK = (("assistant_msg = idx -%}", "assistant_msg = idx -%}{%- break -%}"),)
+_FIRST_FINAL = (
+    "this copy of the template takes the first answer without calls for the last, for lack of a break in its loop"
+)
+_K25 = "miles-tito-tokenizers==0.1.1:miles_tito_tokenizers/templates/kimi_k25_fixed.jinja"
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -180,4 +185,10 @@ FAMILIES: tuple[Family, ...] = (
         arguments_as_text=True,
         differs={"steps": _SECOND_CALL},
     ),
+    Family("kimi_k2", "llama_cpp/Kimi-K2-Thinking.jinja", "kimi_k2", repairs=_BREAK),
+    Family("kimi_k2", "llama_cpp/Kimi-K2-Thinking.jinja", "kimi_k2", differs={"thinking, turns": _FIRST_FINAL}),
+    Family("kimi_k2_instruct", "llama_cpp/Kimi-K2-Instruct.jinja", "kimi_k2"),
+    Family("kimi_k25", _K25, "kimi_k2", numbered_ids=True),
+    Family("kimi_k25_disable_thinking", _K25, "kimi_k2", {"thinking": False}, numbered_ids=True),
+    Family("kimi_k26_preserve_thinking", _K25, "kimi_k2", {"preserve_thinking": True}, numbered_ids=True),
 )

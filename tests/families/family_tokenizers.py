@@ -219,20 +219,21 @@ def _small(name: str, special: tuple[str, ...], eos: str, bos: str | None) -> Hu
 
 
 @cache
-def wheel() -> Path:
-    """The unpacked package with the ranks."""
-    folder = CACHE / RANKS.replace("==", "-")
+def package(requirement: str) -> Path:
+    """A wheel, unpacked. Raises Unavailable."""
+    folder = CACHE / requirement.replace("==", "-")
     if not folder.is_dir():
         pip = [sys.executable, "-m", "pip"]
         if subprocess.run([*pip, "--version"], capture_output=True).returncode:
             pip = [shutil.which("pip") or shutil.which("pip3") or "pip"]
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as half:
-            command = [*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", half, RANKS]
+            command = [*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", half, requirement]
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
             except (OSError, subprocess.SubprocessError) as error:
-                raise Unavailable(f"{RANKS} cannot be downloaded: {getattr(error, 'stderr', None) or error}") from None
+                why = getattr(error, "stderr", None) or error
+                raise Unavailable(f"{requirement} cannot be downloaded: {why}") from None
             unpacked = Path(half) / "unpacked"
             with zipfile.ZipFile(next(Path(half).glob("*.whl"))) as archive:
                 archive.extractall(unpacked)
@@ -253,9 +254,9 @@ def _table(recipe: Recipe) -> dict[bytes, int]:
 
 def _blobs() -> list[bytes]:
     """Every rank table of the package."""
-    package = wheel() / "tml_renderers"
-    blobs = [(package / "data" / "o200k_base.tiktoken").read_bytes()]
-    library = next(package.glob("*.so")).read_bytes()
+    folder = package(RANKS) / "tml_renderers"
+    blobs = [(folder / "data" / "o200k_base.tiktoken").read_bytes()]
+    library = next(folder.glob("*.so")).read_bytes()
     for found in re.finditer(rb"\x1f\x8b\x08", library):
         try:
             blobs.append(zlib.decompressobj(31).decompress(library[found.start() :]))

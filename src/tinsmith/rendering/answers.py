@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -76,3 +76,41 @@ def read_thinking(
         return before + tokenizer.decode(body[start + 1 :]), body[:0]
     close = int(closes[0])
     return before + tokenizer.decode(body[start + 1 : close]), body[close + 1 :]
+
+
+def read_section(
+    body: Ints,
+    marks: tuple[int, int, int],
+    tokenizer: Tokenizer,
+    read: Callable[[str], ToolCall | UnparsedToolCall],
+    failures: list[Failure],
+) -> tuple[list[ToolCall], list[UnparsedToolCall]]:
+    """The calls of a section that is open already. `marks` begin and end a call, and end the section."""
+    begin, end, section_end = marks
+    calls: list[ToolCall] = []
+    unparsed: list[UnparsedToolCall] = []
+    ended = np.flatnonzero(body == section_end)
+    if not len(ended):
+        failures.append(structural("tool calls that never close"))
+    elif int(ended[0]) + 1 < len(body):
+        failures.append(structural("text after the tool calls"))
+    for opener, inside in split_at(body[: int(ended[0])] if len(ended) else body, begin):
+        if opener is None:
+            if tokenizer.decode(inside).strip():
+                failures.append(structural("text between tool calls"))
+            continue
+        ends = np.flatnonzero(inside == end)
+        raw = tokenizer.decode(inside[: int(ends[0])] if len(ends) else inside)
+        if not len(ends):
+            failures.append(structural("a tool call that never closes"))
+            unparsed.append(UnparsedToolCall(raw, "never closes"))
+            continue
+        if tokenizer.decode(inside[int(ends[0]) + 1 :]).strip():
+            failures.append(structural("text between tool calls"))
+        call = read(raw)
+        if isinstance(call, ToolCall):
+            calls.append(call)
+        else:
+            failures.append(failure_of(call))
+            unparsed.append(call)
+    return calls, unparsed

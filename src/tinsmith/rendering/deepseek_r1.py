@@ -20,15 +20,14 @@ from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import (
     answer,
     check_thinking_first,
-    failure_of,
     read_arguments,
+    read_section,
     read_thinking,
-    split_at,
     structural,
 )
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Failure, Origin, Parsed, Stop
+from tinsmith.rendering.records import Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 
 _BOS, _EOS, _USER, _ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
@@ -169,35 +168,15 @@ class DeepSeekR1(Renderer):
         calls: list[ToolCall] = []
         unparsed: list[UnparsedToolCall] = []
         if len(at):
-            self._read_calls(framed.body[int(at[0]) + 1 :], calls, unparsed, failures)
+            marks = (self._id[_CALL], self._id[_CALL_END], self._id[_CALLED])
+            calls, unparsed = read_section(framed.body[int(at[0]) + 1 :], marks, self.tokenizer, _read_call, failures)
         return Parsed(answer(text, thinking, calls, unparsed), framed.termination, tuple(failures))
 
-    def _read_calls(
-        self, body: Ints, calls: list[ToolCall], unparsed: list[UnparsedToolCall], failures: list[Failure]
-    ) -> None:
-        ended = np.flatnonzero(body == self._id[_CALLED])
-        if not len(ended):
-            failures.append(structural("tool calls that never close"))
-        elif int(ended[0]) + 1 < len(body):
-            failures.append(structural("text after the tool calls"))
-        for opener, inside in split_at(body[: int(ended[0])] if len(ended) else body, self._id[_CALL]):
-            if opener is None:
-                if self.tokenizer.decode(inside).strip():
-                    failures.append(structural("text between tool calls"))
-                continue
-            ends = np.flatnonzero(inside == self._id[_CALL_END])
-            raw = self.tokenizer.decode(inside[: int(ends[0])] if len(ends) else inside)
-            name, _, fenced = raw.partition(_SEP)[2].partition("\n")
-            arguments = fenced.strip().removeprefix("```json").removesuffix("```").strip("\n")
-            call = read_arguments(name.strip(), arguments, raw)
-            if not len(ends):
-                failures.append(structural("a tool call that never closes"))
-                unparsed.append(UnparsedToolCall(raw, "never closes"))
-            elif isinstance(call, ToolCall):
-                calls.append(call)
-            else:
-                failures.append(failure_of(call))
-                unparsed.append(call)
+
+def _read_call(raw: str) -> ToolCall | UnparsedToolCall:
+    name, _, fenced = raw.partition(_SEP)[2].partition("\n")
+    arguments = fenced.strip().removeprefix("```json").removesuffix("```").strip("\n")
+    return read_arguments(name.strip(), arguments, raw)
 
 
 def _named(thinks: bool) -> Callable[[str, Tokenizer], DeepSeekR1]:
