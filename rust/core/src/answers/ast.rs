@@ -43,7 +43,7 @@ functions! {
     Asinh = "asinh", Acosh = "acosh", Atanh = "atanh",
     Exp = "exp", Ln = "ln", Log = "log", Abs = "abs", Floor = "floor", Ceil = "ceil", Fact = "fact",
     Binom = "binom", Max = "max", Min = "min", Gcd = "gcd", Lcm = "lcm", Mod = "mod", Re = "re", Im = "im",
-    Conj = "conj", Arg = "arg", Sign = "sign",
+    Conj = "conj", Arg = "arg", Sign = "sign", Residue = "residue",
 }
 
 /// An expression of numbers, names and functions.

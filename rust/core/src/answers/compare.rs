@@ -55,6 +55,20 @@ impl Compare {
         if gold == pred {
             return Verdict::equal(Reason::SameText, Tier::Structure);
         }
+        // A list answers "x = ±1" and "(x, y) = (1, 2)" by their values.
+        match (is_list(gold), is_list(pred)) {
+            (true, false) => {
+                if let Some(value) = Self::given(pred) {
+                    return self.answers(gold, value);
+                }
+            }
+            (false, true) => {
+                if let Some(value) = Self::given(gold) {
+                    return self.answers(value, pred);
+                }
+            }
+            _ => {}
+        }
         match (gold, pred) {
             (Answer::Text { .. }, _) | (_, Answer::Text { .. }) => self.words(gold, pred),
             (Answer::Relation(..), _) | (_, Answer::Relation(..))
@@ -188,8 +202,8 @@ impl Compare {
                 self.regions_or(gold, pred, verdict)
             };
         }
-        // Names on one side only: in the order of the question.
-        if a.iter().all(is_equation) != b.iter().all(is_equation) {
+        // Several names on one side only: in the order of the question.
+        if a.iter().all(is_equation) != b.iter().all(is_equation) && !(one_name(a) || one_name(b)) {
             return self.ordered(a, b);
         }
         self.unordered(a, b)
@@ -233,6 +247,12 @@ impl Compare {
                     Reason::Words,
                     Tier::Structure,
                 )
+            }
+            (Answer::Expr(e), Answer::Text { words, .. })
+            | (Answer::Text { words, .. }, Answer::Expr(e))
+                if letters(e).is_some_and(|l| l.eq_ignore_ascii_case(words)) =>
+            {
+                Verdict::equal(Reason::Words, Tier::Structure)
             }
             (_, Answer::Text { words, .. }) => {
                 let hedges = words
@@ -403,6 +423,20 @@ impl Compare {
     }
 }
 
+/// The word that a product of letters was written as; None for anything else.
+fn letters(e: &Expr) -> Option<String> {
+    let Expr::Mul(items) = e else { return None };
+    items
+        .iter()
+        .map(|i| match i {
+            Expr::Var(name) if name.len() == 1 => Some(&**name),
+            Expr::Const(super::ast::Const::E) => Some("e"),
+            Expr::Const(super::ast::Const::I) => Some("i"),
+            _ => None,
+        })
+        .collect()
+}
+
 fn scaled(e: &Expr, factor: &RBig) -> Expr {
     Expr::Mul(vec![e.clone(), Expr::Num(factor.clone())])
 }
@@ -414,6 +448,16 @@ fn is_list(a: &Answer) -> bool {
 
 fn is_equation(a: &Answer) -> bool {
     matches!(a, Answer::Relation(_, ops) if ops.iter().all(|op| matches!(op, super::ast::RelOp::Eq | super::ast::RelOp::Approx)))
+}
+
+/// Whether all entries are equations for the same name.
+fn one_name(items: &[Answer]) -> bool {
+    let name = |a: &Answer| match a {
+        Answer::Relation(sides, _) => sides.first().cloned(),
+        _ => None,
+    };
+    let first = items.first().and_then(name);
+    first.is_some() && items.iter().all(|i| name(i) == first)
 }
 
 fn related(items: &[Answer]) -> bool {

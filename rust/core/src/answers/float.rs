@@ -42,7 +42,8 @@ pub fn value(expr: &Expr, at: &impl Fn(&str) -> Complex64, log: Log) -> Option<V
         Expr::Neg(x) => {
             let v = value(x, at, log)?;
             Value {
-                z: -v.z,
+                // Adding zero makes a negative zero positive: the branch of a root must not hang on it.
+                z: -v.z + Complex64::ZERO,
                 scale: v.scale,
             }
         }
@@ -274,7 +275,7 @@ fn call(func: Func, args: &[Value], log: Log) -> Option<Value> {
             }
             real(z.re - args[1].z.re * (z.re / args[1].z.re).floor())
         }
-        Func::Gcd | Func::Lcm => return None,
+        Func::Gcd | Func::Lcm | Func::Residue => return None,
     };
     // What the argument lost, the result lost too, as far as its slope allows; near a branch more.
     let scale = result.norm().max(1e-300) * loss(v) * (1.0 + slope(func, z));

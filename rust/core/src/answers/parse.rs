@@ -229,9 +229,34 @@ impl<'t, 'a> Parser<'t, 'a> {
         })
     }
 
+    /// `\pmod{7}` or `(mod 7)`: the modulus, if it comes next.
+    fn modulus(&mut self) -> Parse<Option<Expr>> {
+        if self.peek() == Some(&Tok::Cmd("pmod")) {
+            self.next();
+            return self.deeper(Self::atom).map(Some);
+        }
+        let named = |t: Option<&Token<'_>>| {
+            matches!(
+                t.map(|t| &t.tok),
+                Some(Tok::Word("mod") | Tok::Cmd("mod" | "bmod"))
+            )
+        };
+        if self.offset == 0 && self.is('(') && named(self.tokens.get(self.i + 1)) {
+            self.i += 2;
+            let modulus = self.sum()?;
+            self.need(')')?;
+            return Ok(Some(modulus));
+        }
+        Ok(None)
+    }
+
     fn product(&mut self) -> Parse<Expr> {
         let mut left = self.power()?;
         loop {
+            if let Some(modulus) = self.modulus()? {
+                left = self.node(Expr::Fn(Func::Residue, vec![left, modulus]))?;
+                continue;
+            }
             if self.eat('*') {
                 let right = self.signed_power()?;
                 left = self.times(left, right)?;
@@ -560,7 +585,7 @@ impl<'t, 'a> Parser<'t, 'a> {
     }
 
     fn command(&mut self, name: &'a str) -> Parse<Expr> {
-        if let Some(func) = function(name) {
+        if let Some(func) = function(name).filter(|f| *f != Func::Binom) {
             self.next();
             return self.apply(func);
         }

@@ -129,6 +129,17 @@ fn solved<'a>(sides: &'a [Answer], ops: &[RelOp]) -> Solved<'a> {
 }
 
 impl Compare {
+    /// The value that a solved equation gives; None for any other answer.
+    pub fn given(answer: &Answer) -> Option<&Answer> {
+        let Answer::Relation(sides, ops) = answer else {
+            return None;
+        };
+        match solved(sides, ops) {
+            Solved::Values(_, values) => values.last().copied(),
+            Solved::No => None,
+        }
+    }
+
     /// Compares where one side at least is a relation.
     pub fn relations(&mut self, gold: &Answer, pred: &Answer) -> Verdict {
         match (gold, pred) {
@@ -152,6 +163,15 @@ impl Compare {
                 }
                 let equality = ops.iter().all(|op| matches!(op, RelOp::Eq | RelOp::Approx));
                 if equality {
+                    // What follows an approximation sign says nothing new.
+                    let exact = ops
+                        .iter()
+                        .position(|op| *op == RelOp::Approx)
+                        .map_or(sides.len(), |i| i + 1);
+                    let sides = &sides[..exact];
+                    if let [only] = sides {
+                        return self.answers(other, only);
+                    }
                     let constant = |a: &Answer| matches!(a, Answer::Expr(e) if e.is_constant());
                     if matches!(other, Answer::Expr(e) if e.is_constant()) && restates(&sides[0]) {
                         return self.every(other, &sides[1..].iter().collect::<Vec<_>>());
@@ -566,6 +586,9 @@ fn solved_order(sides: &[Answer], ops: &[RelOp]) -> Option<Region> {
     }
     match (exprs.as_slice(), ops) {
         ([a, b], [op]) => {
+            if let Some(region) = absolute(a, *op, b).or_else(|| absolute(b, op.flipped(), a)) {
+                return Some(region);
+            }
             let (name, bound, op) = match (variable(a), variable(b)) {
                 (Some(name), None) => (name, *b, *op),
                 (None, Some(name)) => (name, *a, op.flipped()),
@@ -615,6 +638,38 @@ fn solved_order(sides: &[Answer], ops: &[RelOp]) -> Option<Region> {
         }
         _ => None,
     }
+}
+
+/// `|x| < a` and its like, for a name by itself.
+fn absolute(a: &Expr, op: RelOp, bound: &Expr) -> Option<Region> {
+    let Expr::Fn(Func::Abs, args) = a else {
+        return None;
+    };
+    let name = variable(args.first()?)?;
+    if value::approximate(bound)? <= 0.0 {
+        return None;
+    }
+    let (low, high) = (bound.clone().negated(), bound.clone());
+    let intervals = match op {
+        RelOp::Lt => vec![interval(low, false, high, false)],
+        RelOp::Le => vec![interval(low, true, high, true)],
+        RelOp::Gt | RelOp::Ge => {
+            let closed = op == RelOp::Ge;
+            vec![
+                interval(infinity(true), false, low, closed),
+                interval(high, closed, infinity(false), false),
+            ]
+        }
+        RelOp::Eq => vec![
+            interval(low.clone(), true, low, true),
+            interval(high.clone(), true, high, true),
+        ],
+        _ => return None,
+    };
+    Some(Region {
+        intervals,
+        name: Some(name.into()),
+    })
 }
 
 /// The name of a variable or of a function's value, as in `f(x) > 0`.

@@ -226,7 +226,9 @@ fn single(tokens: Tokens<'_, '_>, depth: usize) -> Parse<Answer> {
             ..
         },
     ] = tokens
-        && content.bytes().any(|b| b.is_ascii_digit() || b == b'\\')
+        && content
+            .bytes()
+            .any(|b| b.is_ascii_digit() || matches!(b, b'\\' | b','))
     {
         let inner = lex(content, true).and_then(|l| whole(&l.tokens, depth + 1));
         if let Ok(answer) = inner {
@@ -238,6 +240,20 @@ fn single(tokens: Tokens<'_, '_>, depth: usize) -> Parse<Answer> {
     }
     if let Some(simple) = named(tokens) {
         return Ok(simple);
+    }
+    if let Some(number) = in_words(tokens) {
+        return Ok(Answer::Expr(number));
+    }
+    if let [
+        Token {
+            tok: Tok::Word(word),
+            ..
+        },
+    ] = tokens
+    {
+        if SHORT_WORDS.contains(&word.to_ascii_lowercase().as_str()) {
+            return words(tokens);
+        }
     }
     if let Some(two) = plus_minus(tokens)? {
         return Ok(two);
@@ -594,16 +610,23 @@ fn ratio(tokens: Tokens<'_, '_>) -> Option<Answer> {
 fn based(tokens: Tokens<'_, '_>) -> Option<Answer> {
     let at = tokens.iter().position(|t| t.tok == Tok::Sym('_'))?;
     let mut digits = String::new();
-    for t in &tokens[..at] {
+    for (i, t) in tokens[..at].iter().enumerate() {
         match &t.tok {
-            Tok::Num(text) if text.bytes().all(|b| b.is_ascii_digit()) => digits.push_str(text),
+            Tok::Sym('-') if i == 0 => digits.push('-'),
+            Tok::Num(text) => digits.push_str(text),
             Tok::Word(text) if text.bytes().all(|b| b.is_ascii_uppercase()) => {
                 digits.push_str(text)
             }
+            Tok::Text(text) if text.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+                digits.push_str(text)
+            }
+            Tok::Sym('{' | '}' | '(' | ')') => {}
             _ => return None,
         }
     }
-    if !digits.starts_with(|c: char| c.is_ascii_digit()) {
+    if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '-')
+        || digits.len() < 1 + usize::from(digits.starts_with('-'))
+    {
         return None;
     }
     let sub = match &tokens[at + 1..] {
@@ -641,6 +664,10 @@ fn based(tokens: Tokens<'_, '_>) -> Option<Answer> {
 
 /// The letter of a multiple choice, alone or before its text: `(B)`, `B.`, `(B) 12`, `\text{B}`.
 fn choice(tokens: Tokens<'_, '_>) -> Option<Answer> {
+    let text = |c: char| Answer::Text {
+        words: c.to_ascii_lowercase().to_string().into(),
+        letter: Some(c),
+    };
     let letter = |t: &Token<'_>| match t.tok {
         Tok::Word(w) if w.len() == 1 => w.chars().next().filter(|c| ('A'..='J').contains(c)),
         _ => None,
@@ -654,41 +681,31 @@ fn choice(tokens: Tokens<'_, '_>) -> Option<Answer> {
             Token {
                 tok: Tok::Sym(')'), ..
             },
-            ..,
+            rest @ ..,
         ] => {
-            let rest = &tokens[3..];
             let separate = rest
                 .first()
-                .is_none_or(|t| t.space_before || matches!(t.tok, Tok::Text(_)));
-            letter(l).filter(|_| separate).map(|c| Answer::Text {
-                words: c.to_ascii_lowercase().to_string().into(),
-                letter: Some(c),
-            })
+                .is_none_or(|t| t.space_before || matches!(t.tok, Tok::Text(_) | Tok::Sym('{')));
+            letter(l).filter(|_| separate).map(text)
         }
         [
             l,
             Token {
-                tok: Tok::Sym(')' | '.'),
+                tok: Tok::Sym(')' | '.' | ':'),
                 ..
             },
             ..,
-        ] => letter(l).map(|c| Answer::Text {
-            words: c.to_ascii_lowercase().to_string().into(),
-            letter: Some(c),
-        }),
+        ] => letter(l).map(text),
         [
             Token {
-                tok: Tok::Text(text),
+                tok: Tok::Text(content),
                 ..
             },
+            ..,
         ] => {
-            let c = text.trim().trim_start_matches('(').chars().next()?;
-            let rest = text.trim().trim_start_matches('(')[c.len_utf8()..].trim();
-            (('A'..='J').contains(&c) && text.trim().starts_with('(') && rest.starts_with(')'))
-                .then(|| Answer::Text {
-                    words: c.to_ascii_lowercase().to_string().into(),
-                    letter: Some(c),
-                })
+            let inner = content.trim().strip_prefix('(')?;
+            let c = inner.chars().next().filter(char::is_ascii_uppercase)?;
+            inner[1..].trim_start().starts_with(')').then(|| text(c))
         }
         _ => None,
     }
@@ -700,6 +717,14 @@ fn has_words(tokens: Tokens<'_, '_>) -> bool {
             || matches!(t.tok, Tok::Word(w) if w.len() > 1 && function(w).is_none())
     })
 }
+
+/// Answers that are words although a product of their letters could be read.
+const SHORT_WORDS: &[&str] = &[
+    "yes", "no", "odd", "not", "none", "both", "all", "red", "sun", "mon", "tue", "wed", "thu",
+    "fri", "sat", "may", "tie", "win", "yea", "nay", "boy", "man", "cat", "dog", "old", "new",
+    "up", "down", "left", "east", "west", "bob", "ann", "tom", "sam", "amy", "joe", "dan", "ben",
+    "kim", "jim", "lee", "ray", "true", "even",
+];
 
 /// Everything as words: letters and digits in lower case.
 fn words(tokens: Tokens<'_, '_>) -> Parse<Answer> {
@@ -771,6 +796,14 @@ fn currency(tok: &Tok<'_>) -> Option<&'static str> {
 }
 
 fn looks_like_quantity(tokens: Tokens<'_, '_>) -> bool {
+    // The degrees of an angle inside a function belong to the function.
+    let inside = |t: &Token<'_>| match t.tok {
+        Tok::Cmd(name) | Tok::Word(name) => name.len() > 2 && function(name).is_some(),
+        _ => false,
+    };
+    if tokens.iter().any(inside) {
+        return false;
+    }
     matches!(tokens.last().map(|t| &t.tok), Some(Tok::Sym('%' | '°')))
         || tokens
             .iter()
