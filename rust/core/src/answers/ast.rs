@@ -220,6 +220,27 @@ impl Expr {
         }
     }
 
+    /// With `value` in the place of a variable.
+    pub fn with(&self, name: &str, value: &Self) -> Self {
+        let all = |items: &[Self]| items.iter().map(|i| i.with(name, value)).collect();
+        let one = |x: &Self| Box::new(x.with(name, value));
+        match self {
+            Self::Var(own) if **own == *name => value.clone(),
+            Self::Num(_) | Self::Dec(_) | Self::Var(_) | Self::Const(_) => self.clone(),
+            Self::Add(items) => Self::Add(all(items)),
+            Self::Mul(items) => Self::Mul(all(items)),
+            Self::Fn(func, items) => Self::Fn(*func, all(items)),
+            Self::Neg(x) => Self::Neg(one(x)),
+            Self::Div(a, b) => Self::Div(one(a), one(b)),
+            Self::Pow(a, b) => Self::Pow(one(a), one(b)),
+        }
+    }
+
+    /// Number of parts.
+    pub fn size(&self) -> usize {
+        1 + self.children().map(Self::size).sum::<usize>()
+    }
+
     pub fn is_constant(&self) -> bool {
         !self.any(&mut |e| matches!(e, Self::Var(_)))
     }

@@ -32,7 +32,12 @@ pub struct Extracted {
 
 /// The answer in `text`, however it is marked.
 pub fn extract(text: &str) -> Option<Extracted> {
-    boxed(text).or_else(|| hashes(text)).or_else(|| {
+    let found = boxed(text).or_else(|| hashes(text));
+    if found.is_some() || [r"\boxed", r"\fbox"].iter().any(|m| text.contains(m)) {
+        // A box that never closes is an answer that was cut off; no number in it is one.
+        return found;
+    }
+    found.or_else(|| {
         let mut from = text.len().saturating_sub(MAX_TAIL);
         while !text.is_char_boundary(from) {
             from += 1;

@@ -52,6 +52,7 @@ pub fn function(name: &str) -> Option<Func> {
         "ctg" => Func::Cot,
         "ceiling" => Func::Ceil,
         "factorial" => Func::Fact,
+        "Mod" => Func::Mod,
         "binomial" => Func::Binom,
         "Abs" => Func::Abs,
         "Max" => Func::Max,
@@ -608,6 +609,7 @@ impl<'t, 'a> Parser<'t, 'a> {
                 self.next();
                 self.node(Expr::Const(Const::Pi))
             }
+            "sum" | "prod" => self.deeper(|p| p.series(name)),
             "lfloor" | "lceil" => {
                 self.next();
                 let inner = self.sum()?;
@@ -637,7 +639,9 @@ impl<'t, 'a> Parser<'t, 'a> {
             }
             _ if ACCENTS.contains(&name) => {
                 self.next();
-                let mut inner = format!("\\{name} ");
+                // Two commands for one mark.
+                let mark = if name == "bar" { "overline" } else { name };
+                let mut inner = format!("\\{mark} ");
                 if self.is('{') {
                     self.subscript(&mut inner)?;
                 } else {
@@ -654,6 +658,50 @@ impl<'t, 'a> Parser<'t, 'a> {
             }
             _ => Err(Reason::UnknownCommand),
         }
+    }
+
+    /// `\sum_{k=1}^{10} k^2`, written out.
+    fn series(&mut self, name: &str) -> Parse<Expr> {
+        self.next();
+        let (mut from, mut to) = (None, None);
+        for _ in 0..2 {
+            if self.eat('_') {
+                if !self.eat('{') {
+                    return Err(Reason::Unparsed);
+                }
+                let Expr::Var(index) = self.atom()? else {
+                    return Err(Reason::Unparsed);
+                };
+                self.need('=')?;
+                from = Some((index, self.sum()?));
+                self.need('}')?;
+            } else if self.eat('^') {
+                to = Some(self.exponent()?);
+            }
+        }
+        let (Some((index, from)), Some(to)) = (from, to) else {
+            return Err(Reason::Unparsed);
+        };
+        let body = self.product()?;
+        let whole = |e: &Expr| match super::exact::rational(e) {
+            Ok(Some(n)) if n.is_int() => i64::try_from(n.numerator()).map_err(|_| Reason::TooLarge),
+            _ => Err(Reason::UnknownCommand),
+        };
+        let (from, to) = (whole(&from)?, whole(&to)?);
+        if to.saturating_sub(from) > 200 {
+            return Err(Reason::TooManyItems);
+        }
+        let mut parts = Vec::new();
+        for k in from..=to {
+            let part = body.with(&index, &Expr::int(k));
+            self.nodes += part.size();
+            parts.push(self.node(part)?);
+        }
+        self.node(if name == "sum" {
+            Expr::Add(parts)
+        } else {
+            Expr::Mul(parts)
+        })
     }
 
     /// What follows `\sqrt` or `sqrt`, `cbrt`.
@@ -810,6 +858,7 @@ fn known_prefix(letters: &str) -> Option<(&'static str, Option<Func>)> {
         "ln",
         "abs",
         "Abs",
+        "Mod",
         "max",
         "min",
         "Max",

@@ -238,6 +238,9 @@ fn single(tokens: Tokens<'_, '_>, depth: usize) -> Parse<Answer> {
     if let Some(structure) = bracketed(tokens, depth)? {
         return Ok(structure);
     }
+    if let Some(made) = constructed(tokens, depth)? {
+        return Ok(made);
+    }
     if let Some(simple) = named(tokens) {
         return Ok(simple);
     }
@@ -549,6 +552,104 @@ fn split<'t, 'a>(tokens: Tokens<'t, 'a>, at: &Tok<'_>) -> Vec<Tokens<'t, 'a>> {
     }
     parts.push(&tokens[from..]);
     parts
+}
+
+/// What computer algebra systems print: `Matrix([[1, 2], [3, 4]])`, `Eq(x, 1)`, `Interval(0, 1)`, `FiniteSet(1, 2)`.
+fn constructed(tokens: Tokens<'_, '_>, depth: usize) -> Parse<Option<Answer>> {
+    let [
+        Token {
+            tok: Tok::Word(name),
+            ..
+        },
+        rest @ ..,
+    ] = tokens
+    else {
+        return Ok(None);
+    };
+    // `Interval.open(0, 1)`
+    let (name, rest) = match rest {
+        [
+            Token {
+                tok: Tok::Sym('.'), ..
+            },
+            Token {
+                tok: Tok::Word(kind),
+                ..
+            },
+            rest @ ..,
+        ] if *name == "Interval" => (*kind, rest),
+        _ => (*name, rest),
+    };
+    if !matches!(
+        rest.first(),
+        Some(Token {
+            tok: Tok::Sym('('),
+            ..
+        })
+    ) || !one_pair(rest)
+    {
+        return Ok(None);
+    }
+    let inner = &rest[1..rest.len() - 1];
+    let op = match name {
+        "Eq" => Some(RelOp::Eq),
+        "Ne" => Some(RelOp::Ne),
+        "Lt" | "StrictLessThan" => Some(RelOp::Lt),
+        "Le" | "LessThan" => Some(RelOp::Le),
+        "Gt" | "StrictGreaterThan" => Some(RelOp::Gt),
+        "Ge" | "GreaterThan" => Some(RelOp::Ge),
+        _ => None,
+    };
+    if let Some(op) = op {
+        let sides = entries(inner, depth)?;
+        return Ok((sides.len() == 2).then(|| Answer::Relation(sides, vec![op])));
+    }
+    let bracket = |open: bool| {
+        if open {
+            Bracket::Round
+        } else {
+            Bracket::Square
+        }
+    };
+    Ok(match name {
+        "Matrix" | "ImmutableMatrix" | "ImmutableDenseMatrix" => match whole(inner, depth + 1)? {
+            Answer::Tuple(_, _, rows) => matrix_of(rows),
+            Answer::Expr(e) => Some(Answer::Matrix(vec![vec![Answer::Expr(e)]])),
+            _ => None,
+        },
+        "FiniteSet" if inner.is_empty() => Some(Answer::Named(NamedSet::Empty)),
+        "FiniteSet" => Some(Answer::Set(entries(inner, depth)?)),
+        "Union" => Some(Answer::Union(entries(inner, depth)?)),
+        "Intersection" => Some(Answer::Intersection(entries(inner, depth)?)),
+        "Tuple" => Some(Answer::Tuple(
+            Bracket::Round,
+            Bracket::Round,
+            entries(inner, depth)?,
+        )),
+        "Interval" | "open" | "Lopen" | "Ropen" => {
+            let ends = entries(inner, depth)?;
+            let (left, right) = (
+                matches!(name, "open" | "Lopen"),
+                matches!(name, "open" | "Ropen"),
+            );
+            (ends.len() == 2).then(|| Answer::Tuple(bracket(left), bracket(right), ends))
+        }
+        _ => None,
+    })
+}
+
+fn matrix_of(rows: Vec<Answer>) -> Option<Answer> {
+    let mut out = Vec::with_capacity(rows.len());
+    for row in rows {
+        match row {
+            Answer::Tuple(_, _, cells) => out.push(cells),
+            other => out.push(vec![other]),
+        }
+    }
+    let width = out.first()?.len();
+    out.iter()
+        .all(|r| r.len() == width)
+        .then_some(Answer::Matrix(out))
 }
 
 fn named(tokens: Tokens<'_, '_>) -> Option<Answer> {
