@@ -16,6 +16,7 @@ mod lex;
 pub mod limits;
 mod parse;
 mod precise;
+mod print;
 pub mod reason;
 mod relation;
 mod structure;
