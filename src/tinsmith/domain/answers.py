@@ -7,7 +7,7 @@ counts as equal and why. No text is evaluated. Besides, exact comparison of plai
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -67,6 +67,9 @@ class Verdicts:
 
     def __len__(self) -> int:
         return len(self.equal)
+
+    def __iter__(self) -> Iterator[Verdict]:
+        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> Verdict:
         code = int(self.equal[index])
