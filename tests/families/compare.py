@@ -60,6 +60,8 @@ class Family:
     """The twin of the template that marks what a model writes."""
     unread: tuple[str, ...] = ()
     """Cases with an answer that reads back as thinking that never closes: nothing in it says that it is none."""
+    stops: bool = False
+    """The twin ends the last answer with the stop that a model samples, which a finished conversation lacks."""
     marks_more: tuple[str, ...] = ()
     """Stretches that the twin marks and tinsmith does not train."""
     marks_less: tuple[str, ...] = ()
@@ -209,7 +211,10 @@ def marks(family: Family, templates: Path) -> Marks:
             continue
         try:
             text = template_text(family, case, templates, training=True)
-            rendered = rendering.get(family.format, tokenizer, **family.options).render(case.messages, case.tools)
+            renderer = rendering.get(family.format, tokenizer, **family.options)
+            rendered = renderer.render(case.messages, case.tools)
+            if family.stops:
+                rendered = renderer.written(case.messages, case.tools, sampled=True).render()
         except RenderError:
             continue
         plain, inside = _marked(text)

@@ -37,6 +37,7 @@ _FIRST_FINAL = (
     "this copy of the template takes the first answer without calls for the last, for lack of a break in its loop"
 )
 _K25 = "miles-tito-tokenizers==0.1.1:miles_tito_tokenizers/templates/kimi_k25_fixed.jinja"
+_UNKNOWN = "the template drops tools, calls and thinking, which the family does not know; tinsmith refuses them"
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -191,4 +192,15 @@ FAMILIES: tuple[Family, ...] = (
     Family("kimi_k25", _K25, "kimi_k2", numbered_ids=True),
     Family("kimi_k25_disable_thinking", _K25, "kimi_k2", {"thinking": False}, numbered_ids=True),
     Family("kimi_k26_preserve_thinking", _K25, "kimi_k2", {"preserve_thinking": True}, numbered_ids=True),
+    Family(
+        "gemma3",
+        "gemma3.jinja",
+        "small_gemma3",
+        differs={"*": _UNKNOWN},
+        training="gemma3_training.jinja",
+        marks_more=("\n",),
+        why=_LINE_END,
+    ),
+    Family("glm4", "glm4moe.jinja", "glm", training="glm4moe_training.jinja", stops=True),
+    Family("glm4_disable_thinking", "glm4moe.jinja", "glm", {"enable_thinking": False}),
 )

@@ -49,6 +49,7 @@ def test_an_answer_begins_where_the_prompt_ends_and_reads_back(family: Family) -
             if message.role != "assistant":
                 continue
             try:
+                renderer.check(case.messages[: i + 1], case.tools)
                 whole = renderer.written(case.messages[: i + 1], case.tools, sampled=True).render()
                 prompt = renderer.generation_prompt(case.messages[:i], tools=case.tools)
             except RenderError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from tinsmith.domain.messages import MediaPart, Message, Part, TextPart, Thinkin
 from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.records import Failure, FailureKind
+from tinsmith.rendering.script import Script
 
 
 def check_thinking_first(name: str, index: int, message: Message) -> None:
@@ -114,3 +117,22 @@ def read_section(
             failures.append(failure_of(call))
             unparsed.append(call)
     return calls, unparsed
+
+
+def read_value(text: str) -> Any:
+    """An argument that is written bare: what is JSON, but no JSON text, is taken as such; the rest is text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    same = not isinstance(value, str) and json.dumps(value, ensure_ascii=False) == text
+    return value if same and text not in ("NaN", "Infinity", "-Infinity") else text
+
+
+def write_marked(out: Script, text: str, names: Sequence[str]) -> None:
+    """Write a text of the format's own, in which these names are control tokens."""
+    for piece in re.split(f"({'|'.join(map(re.escape, names))})", text):
+        if piece in names:
+            out.control(piece)
+        else:
+            out.text(piece)

@@ -16,14 +16,38 @@ from typing import Any
 from tinsmith.domain.errors import ConfigError, RenderError
 from tinsmith.domain.messages import Message, Tool
 from tinsmith.ports.tokenizer import Tokenizer
-from tinsmith.rendering import chatml, deepseek_r1, deepseek_v3, gpt_oss, kimi, llama3, qwen3, qwen3_5, role_colon
+from tinsmith.rendering import (
+    chatml,
+    deepseek_r1,
+    deepseek_v3,
+    gemma3,
+    glm4,
+    gpt_oss,
+    kimi,
+    llama3,
+    qwen3,
+    qwen3_5,
+    role_colon,
+)
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.templates import render_template
 
 Factory = Callable[..., Renderer]
 """Called with name, tokenizer and the format's own options."""
 
-_MODULES: tuple[ModuleType, ...] = (role_colon, chatml, llama3, qwen3, qwen3_5, gpt_oss, deepseek_v3, deepseek_r1, kimi)
+_MODULES: tuple[ModuleType, ...] = (
+    role_colon,
+    chatml,
+    llama3,
+    qwen3,
+    qwen3_5,
+    gpt_oss,
+    deepseek_v3,
+    deepseek_r1,
+    kimi,
+    gemma3,
+    glm4,
+)
 _BUILT_IN: dict[str, Factory] = {name: make for module in _MODULES for name, make in module.FORMATS.items()}
 _FORMATS = dict(_BUILT_IN)
 # By the last part of a model's name, in lower case; the first match wins.
