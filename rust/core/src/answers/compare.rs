@@ -255,9 +255,11 @@ impl Compare {
                 Verdict::equal(Reason::Words, Tier::Structure)
             }
             (_, Answer::Text { words, .. }) => {
-                let hedges = words
-                    .split(' ')
-                    .any(|w| matches!(w, "or" | "maybe" | "either" | "perhaps" | "possibly"));
+                const WAYS_OUT: &[&str] = &[
+                    "or", "maybe", "either", "perhaps", "possibly", "not", "least", "most", "more",
+                    "less", "fewer", "than", "except", "between", "neither",
+                ];
+                let hedges = words.split(' ').any(|w| WAYS_OUT.contains(&w));
                 if hedges {
                     Verdict::different(Reason::Hedge, Tier::Structure)
                 } else if words.bytes().any(|b| b.is_ascii_digit()) {
@@ -327,6 +329,15 @@ impl Compare {
     fn measure(&mut self, a: &Expr, b: &Expr, unit: &Unit, unit_is_pred: bool) -> Verdict {
         if !self.policy.forgives() && !unit.is_degree() {
             return Verdict::different(Reason::Unit, Tier::Structure);
+        }
+        // `90 m^2` in plain text has letters where its unit is.
+        let plain = if unit_is_pred { a } else { b };
+        if let Some((value, other)) = in_letters(plain).filter(|_| unit.scale.is_some()) {
+            return if unit_is_pred {
+                self.measures(&value, &other, b, unit)
+            } else {
+                self.measures(a, unit, &value, &other)
+            };
         }
         let verdict = self.expressions(a, b);
         if verdict.is_equal() || !unit.is_degree() {
@@ -435,6 +446,33 @@ fn letters(e: &Expr) -> Option<String> {
             _ => None,
         })
         .collect()
+}
+
+/// A product of a number and the letters of a known unit.
+fn in_letters(e: &Expr) -> Option<(Expr, Unit)> {
+    let Expr::Mul(items) = e else { return None };
+    let letters = items
+        .iter()
+        .position(|i| !i.is_constant())
+        .filter(|&n| n > 0)?;
+    let mut name = String::new();
+    for item in &items[letters..] {
+        match item {
+            Expr::Var(letter) => name.push_str(letter),
+            Expr::Pow(base, n) => match (&**base, &**n) {
+                (Expr::Var(letter), Expr::Num(n)) => {
+                    name.push_str(letter);
+                    name.push('^');
+                    name.push_str(&n.to_string());
+                }
+                _ => return None,
+            },
+            _ => return None,
+        }
+        name.push(' ');
+    }
+    let unit = super::units::parse(&name).filter(|u| u.scale.is_some())?;
+    Some((Expr::Mul(items[..letters].to_vec()), unit))
 }
 
 fn scaled(e: &Expr, factor: &RBig) -> Expr {

@@ -258,7 +258,11 @@ impl<'t, 'a> Parser<'t, 'a> {
                 left = self.node(Expr::Fn(Func::Residue, vec![left, modulus]))?;
                 continue;
             }
-            if self.eat('*') {
+            if self.peek() == Some(&Tok::Cmd("choose")) {
+                self.next();
+                let right = self.product()?;
+                left = self.node(Expr::Fn(Func::Binom, vec![left, right]))?;
+            } else if self.eat('*') || self.times_ten() {
                 let right = self.signed_power()?;
                 left = self.times(left, right)?;
             } else if self.eat('/') {
@@ -308,6 +312,23 @@ impl<'t, 'a> Parser<'t, 'a> {
                 return Ok(left);
             }
         }
+    }
+
+    /// The `x` of `1.2x10^3`.
+    fn times_ten(&mut self) -> bool {
+        let after_number =
+            self.i > 0 && self.offset == 0 && matches!(self.tokens[self.i - 1].tok, Tok::Num(_));
+        let ten =
+            matches!(self.tokens.get(self.i + 1).map(|t| &t.tok), Some(Tok::Num(n)) if n == "10");
+        let power = self
+            .tokens
+            .get(self.i + 2)
+            .is_some_and(|t| t.tok == Tok::Sym('^'));
+        let found = after_number && ten && power && self.peek() == Some(&Tok::Word("x"));
+        if found {
+            self.next();
+        }
+        found
     }
 
     fn times(&mut self, left: Expr, right: Expr) -> Parse<Expr> {

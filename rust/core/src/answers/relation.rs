@@ -39,47 +39,32 @@ fn name_like(e: &Expr) -> bool {
             is_call(e)
         }
         Expr::Fn(Func::Abs, args) => name_like(&args[0]),
+        // dy/dx
+        Expr::Div(a, b) => {
+            let differential = |e: &Expr| matches!(e, Expr::Mul(items) if matches!(items.as_slice(), [Expr::Var(d), Expr::Var(_)] if &**d == "d"));
+            differential(a) && differential(b)
+        }
         _ => false,
     }
 }
 
-/// `f(x)`: a product to the parser.
+/// Letters that name functions, and `y`.
+const FUNCTIONS: &str = "fghFGHPQRpqryuvsTVNCSAEa";
+
+/// `f(x)`, `f(2)` and `f^{-1}(x)`: products to the parser.
 fn is_call(e: &Expr) -> bool {
     let Expr::Mul(items) = e else { return false };
-    let [Expr::Var(f), args @ ..] = items.as_slice() else {
+    let [head, arg] = items.as_slice() else {
         return false;
     };
-    let head = f
-        .trim_end_matches('\'')
-        .split('_')
-        .next()
-        .unwrap_or_default();
-    let function = matches!(
-        head,
-        "f" | "g"
-            | "h"
-            | "F"
-            | "G"
-            | "H"
-            | "P"
-            | "Q"
-            | "R"
-            | "p"
-            | "q"
-            | "r"
-            | "y"
-            | "u"
-            | "v"
-            | "s"
-            | "T"
-            | "V"
-            | "N"
-            | "C"
-            | "S"
-            | "A"
-            | "E"
-    );
-    function && args.len() == 1 && (matches!(&args[0], Expr::Var(_)) || args[0].is_constant())
+    let head = match head {
+        Expr::Pow(f, inverse) if **inverse == Expr::int(1).negated() => f,
+        other => other,
+    };
+    let Expr::Var(name) = head else { return false };
+    let letter = name.trim_end_matches('\'').split('_').next();
+    let function = letter.is_some_and(|l| l.len() == 1 && FUNCTIONS.contains(l));
+    function && (matches!(arg, Expr::Var(_)) || arg.is_constant())
 }
 
 /// A side that a model repeats from the question: a name, or a sum or product of names without coefficients.
@@ -416,6 +401,11 @@ fn region(answer: &Answer) -> Option<Region> {
         }
         Answer::Builder(inner) => region(inner),
         Answer::Union(items) => joined(items),
+        Answer::List(Join::Comma, items)
+            if items.iter().all(|i| matches!(i, Answer::Relation(..))) =>
+        {
+            conditions(items)
+        }
         Answer::List(Join::Or | Join::Comma, items)
             if items.iter().all(|i| !matches!(i, Answer::Expr(_))) =>
         {
@@ -463,6 +453,24 @@ fn joined(items: &[Answer]) -> Option<Region> {
         name = name.or(part.name);
     }
     Some(Region { intervals, name })
+}
+
+/// Relations with commas between them: all of them where they can hold together, else any.
+fn conditions(items: &[Answer]) -> Option<Region> {
+    let mut regions = items.iter().map(region).collect::<Option<Vec<_>>>()?;
+    let name = regions.iter().find_map(|r| r.name.clone());
+    if regions.iter().any(|r| r.name.is_some() && r.name != name) {
+        return None;
+    }
+    let first = regions.pop()?;
+    let both = regions
+        .into_iter()
+        .try_fold(first, |a, b| intersection(&b, &a))?;
+    if both.intervals.is_empty() {
+        joined(items)
+    } else {
+        Some(Region { name, ..both })
+    }
 }
 
 fn intersection(a: &Region, b: &Region) -> Option<Region> {

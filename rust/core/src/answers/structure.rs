@@ -204,6 +204,9 @@ fn single(tokens: Tokens<'_, '_>, depth: usize) -> Parse<Answer> {
     if let Some(sets) = set_operations(tokens, depth)? {
         return Ok(sets);
     }
+    if let Some(rest) = labelled(tokens) {
+        return single(rest, depth + 1);
+    }
     if let Some(choice) = choice(tokens) {
         return Ok(choice);
     }
@@ -247,16 +250,9 @@ fn single(tokens: Tokens<'_, '_>, depth: usize) -> Parse<Answer> {
     if let Some(number) = in_words(tokens) {
         return Ok(Answer::Expr(number));
     }
-    if let [
-        Token {
-            tok: Tok::Word(word),
-            ..
-        },
-    ] = tokens
-    {
-        if SHORT_WORDS.contains(&word.to_ascii_lowercase().as_str()) {
-            return words(tokens);
-        }
+    let short = |w: &str| SHORT_WORDS.contains(&w.to_ascii_lowercase().as_str());
+    if matches!(tokens, [Token { tok: Tok::Word(w), .. }] if short(w)) {
+        return words(tokens);
     }
     if let Some(two) = plus_minus(tokens)? {
         return Ok(two);
@@ -309,10 +305,40 @@ fn relations(tokens: Tokens<'_, '_>, depth: usize) -> Parse<Option<Answer>> {
         return single(sides[1], depth + 1).map(Some);
     }
     let mut read = Vec::with_capacity(sides.len());
-    for side in sides {
-        read.push(single(side, depth + 1)?);
+    for (i, side) in sides.iter().enumerate() {
+        match single(side, depth + 1) {
+            Ok(side) => read.push(side),
+            // `P(X = 2) = 0.3`: what stands first may be a name of a form of its own.
+            Err(Reason::Unparsed | Reason::Unbalanced)
+                if i == 0 && ops[0] == RelOp::Eq && is_call(side) =>
+            {
+                read.push(Answer::Text {
+                    words: "a call".into(),
+                    letter: None,
+                });
+            }
+            Err(reason) => return Err(reason),
+        }
     }
     Ok(Some(Answer::Relation(read, ops)))
+}
+
+/// A name and something in brackets.
+fn is_call(side: Tokens<'_, '_>) -> bool {
+    let [
+        Token {
+            tok: Tok::Word(name),
+            ..
+        },
+        rest @ ..,
+    ] = side
+    else {
+        return false;
+    };
+    name.len() <= 3
+        && side.len() <= 16
+        && rest.first().is_some_and(|t| t.tok == Tok::Sym('('))
+        && one_pair(rest)
 }
 
 fn set_operations(tokens: Tokens<'_, '_>, depth: usize) -> Parse<Option<Answer>> {
@@ -761,6 +787,45 @@ fn based(tokens: Tokens<'_, '_>) -> Option<Answer> {
     (2..=36)
         .contains(&base)
         .then(|| Answer::Based(digits.into(), base))
+}
+
+/// What follows a label: `Area: 12`, `\text{The answer is } 12`.
+fn labelled<'t, 'a>(tokens: Tokens<'t, 'a>) -> Option<Tokens<'t, 'a>> {
+    let wordy = |t: &Token<'_>| match t.tok {
+        Tok::Text(_) => true,
+        Tok::Word(w) => w.len() > 2 && function(w).is_none(),
+        _ => false,
+    };
+    let colon = tokens.iter().take(6).position(|t| t.tok == Tok::Sym(':'));
+    if let Some(at) = colon.filter(|&at| at > 0 && at + 1 < tokens.len()) {
+        if tokens[..at].iter().all(wordy) {
+            return Some(&tokens[at + 1..]);
+        }
+    }
+    let [
+        Token {
+            tok: Tok::Text(text),
+            ..
+        },
+        rest @ ..,
+    ] = tokens
+    else {
+        return None;
+    };
+    let lower = text
+        .trim()
+        .trim_end_matches([':', '=', ' '])
+        .to_ascii_lowercase();
+    let says = [
+        "answer",
+        "answer is",
+        "the answer is",
+        "final answer",
+        "final answer is",
+        "the final answer is",
+        "answer:",
+    ];
+    (!rest.is_empty() && says.contains(&lower.as_str())).then_some(rest)
 }
 
 /// The letter of a multiple choice, alone or before its text: `(B)`, `B.`, `(B) 12`, `\text{B}`.
