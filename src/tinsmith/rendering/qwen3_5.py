@@ -16,21 +16,20 @@ templates' text is. Where it is trained, it follows the tokens that its prompt s
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
 
 from tinsmith.domain.errors import RenderError
-from tinsmith.domain.messages import ImagePart, MediaPart, Message, TextPart, Tool, ToolCall, UnparsedToolCall
+from tinsmith.domain.messages import ImagePart, MediaPart, Message, TextPart, Tool
 from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.records import Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.tagged import Tags, read_answer
+from tinsmith.rendering.xml_calls import read_xml_call, write_xml_call
 
 _START, _END = "<|im_start|>", "<|im_end|>"
 _THINK, _THOUGHT = "<think>", "</think>"
@@ -57,7 +56,6 @@ _TOOLS_AFTER = (
         "</IMPORTANT>"
     ),
 )
-_ENDS = re.compile(r"</parameter>\s*<parameter=")
 _EFFORTS = {
     "xhigh": (
         "Reasoning effort is set to xhigh. Please think carefully through the task, validate key assumptions, consider "
@@ -117,15 +115,10 @@ class Qwen35(Renderer):
         if message.role == "system" and message.media:
             raise RenderError(f"message {index}: {self.name} has no form for an image in a system message")
         for call in message.tool_calls:
-            arguments = _arguments_of(call)
-            if arguments is None:
-                raise RenderError(
-                    f"message {index}: the arguments of {call.name!r} are no JSON object, so {self.name} cannot write "
-                    f"them: {call.arguments!r:.60}"
-                )
-            values = [self._shown(v) for v in arguments.values()]
-            if any(c in name for name in (call.name, *arguments) for c in ">\n") or any(map(_ENDS.search, values)):
-                raise RenderError(f"message {index}: the call of {call.name!r} breaks the XML that holds it")
+            try:
+                write_xml_call(call, python_values=self._variant.python_values)
+            except RenderError as error:
+                raise RenderError(f"message {index}: {error}") from None
 
     def _write(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], start: int) -> None:
         query = max((i for i, m in enumerate(messages) if m.role == "user" and not _is_result(m)), default=None)
@@ -242,7 +235,9 @@ class Qwen35(Renderer):
         else:
             out.text(content, Origin.TEXT)
         written = bool(message.media) or bool(message.text.strip() if content is None else content.strip())
-        bodies = [self._body(call) for call in message.tool_calls] + [u.text for u in message.unparsed_tool_calls]
+        bodies = [write_xml_call(call, python_values=self._variant.python_values) for call in message.tool_calls] + [
+            u.text for u in message.unparsed_tool_calls
+        ]
         for number, body in enumerate(bodies):
             if number or written:
                 out.text("\n" if number else "\n\n", Origin.MARK)
@@ -261,18 +256,6 @@ class Qwen35(Renderer):
             return "", None
         before, after = text.split(_THOUGHT)[0], text.split(_THOUGHT)[-1]
         return before.rstrip("\n").split(_THINK)[-1].lstrip("\n").strip(), after.lstrip("\n")
-
-    def _body(self, call: ToolCall) -> str:
-        arguments = _arguments_of(call) or {}
-        values = "".join(f"<parameter={k}>\n{self._shown(v)}\n</parameter>\n" for k, v in arguments.items())
-        return f"\n<function={call.name}>\n{values}</function>\n"
-
-    def _shown(self, value: Any) -> str:
-        if isinstance(value, str):
-            return value
-        if self._variant.python_values and not isinstance(value, dict | list):
-            return str(value)
-        return json.dumps(value, ensure_ascii=False)
 
     def _write_header(self, out: Script) -> None:
         out.control(_START)
@@ -294,48 +277,6 @@ class Qwen35(Renderer):
 
     def parse(self, ids: Sequence[int] | Ints) -> Parsed:
         return read_answer(ids, self.tokenizer, self._tags)
-
-
-_CALL_FORM = re.compile(r"\s*<function=([^>\n]+)>\n?(.*?)\s*</function>\s*", re.DOTALL)
-# A value ends where another parameter or the end of the call follows, not at a tag that is part of it.
-_PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>(?=\s*(?:<parameter=|\Z))", re.DOTALL)
-_PYTHON = {"True": True, "False": False, "None": None}
-
-
-def read_xml_call(text: str, *, python_values: bool = False) -> ToolCall | UnparsedToolCall:
-    """A call of the form `<function=NAME>`, `<parameter=NAME>` value `</parameter>` ..., `</function>`. A value that is
-    JSON, but no JSON text, is taken as such; every other one is text: the format does not tell `1` from `"1"`."""
-    form = _CALL_FORM.fullmatch(text)
-    if form is None:
-        return UnparsedToolCall(text, "a tool call without <function=NAME> ... </function>")
-    arguments: dict[str, Any] = {}
-    body, at = form[2], 0
-    while found := _PARAMETER.match(body, at):
-        arguments[found[1]] = _value(found[2], python_values)
-        at = found.end()
-    if body[at:].strip():
-        return UnparsedToolCall(text, "a tool call with something else than parameters in it")
-    return ToolCall(form[1], json.dumps(arguments, ensure_ascii=False))
-
-
-def _value(text: str, python_values: bool) -> Any:
-    if python_values and text in _PYTHON:
-        return _PYTHON[text]
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    # What would be written otherwise (1.0e3, spaces in a list) is text that someone wrote.
-    same = not isinstance(value, str) and json.dumps(value, ensure_ascii=False) == text
-    return value if same and text not in ("NaN", "Infinity", "-Infinity") else text
-
-
-def _arguments_of(call: ToolCall) -> Mapping[str, Any] | None:
-    try:
-        value = json.loads(call.arguments)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _is_result(message: Message) -> bool:

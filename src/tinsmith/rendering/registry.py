@@ -23,6 +23,7 @@ from tinsmith.rendering import (
     gemma3,
     glm4,
     gpt_oss,
+    hf_template,
     kimi,
     llama3,
     qwen3,
@@ -47,6 +48,7 @@ _MODULES: tuple[ModuleType, ...] = (
     kimi,
     gemma3,
     glm4,
+    hf_template,
 )
 _BUILT_IN: dict[str, Factory] = {name: make for module in _MODULES for name, make in module.FORMATS.items()}
 _FORMATS = dict(_BUILT_IN)
@@ -101,7 +103,8 @@ def get(name: str, tokenizer: Tokenizer, **options: Any) -> Renderer:
 def recommended(model: str, tokenizer: Tokenizer | None = None) -> str:
     """Name of the format that a model was made with: by the model's name (as on the hub, or a path that ends in it;
     what follows a colon is ignored), else by its tokenizer: the format that writes what its chat template writes, and
-    role_colon where it has none. ConfigError when none is found."""
+    hf_template where none
+    does; role_colon where it has none. ConfigError when neither says anything."""
     base = re.split(r"[/\\]", model.rstrip("/\\"))[-1].split(":")[0].lower()
     for pattern, found in _MODELS:
         if re.fullmatch(pattern, base):
@@ -110,11 +113,13 @@ def recommended(model: str, tokenizer: Tokenizer | None = None) -> str:
         if tokenizer.chat_template is None:
             return "role_colon"
         for name in _FORMATS:
-            if _writes_as_template(name, tokenizer, tokenizer.chat_template):
+            if name != "hf_template" and _writes_as_template(name, tokenizer, tokenizer.chat_template):
                 return name
-    why = "its chat template is of another format" if tokenizer is not None else "its name says nothing"
-    known = ", ".join(_FORMATS)
-    raise ConfigError(f"no format is known for model {model!r} ({why}): name one with renderer= ({known})")
+        return "hf_template"
+    raise ConfigError(
+        f"no format is known for model {model!r} (its name says nothing): name one with renderer= "
+        f"({', '.join(_FORMATS)})"
+    )
 
 
 def for_model(model: str, tokenizer: Tokenizer) -> Renderer:

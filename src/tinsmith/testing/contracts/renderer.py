@@ -1,0 +1,249 @@
+"""The contract of a Renderer. Subclass it, supply `make`, and say what the format can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tinsmith.domain.errors import RenderError
+from tinsmith.domain.messages import Conversation, ImagePart, Message
+from tinsmith.rendering import DeltaKind, Origin, Renderer, Termination, TooLong
+from tinsmith.testing.contracts._common import LAW
+from tinsmith.testing.strategies import conversations, texts
+
+
+class RendererContract:
+    """Laws of every chat format, over conversations with hostile text.
+
+    class TestMine(RendererContract):
+        avoid = ("[END]",)
+        def make(self): return MyFormat("mine", FakeTokenizer(("[USER]", "[MODEL]", "[END]")))
+    """
+
+    avoid: tuple[str, ...] = ()
+    """Strings that an answer's text must not hold, since the format would read them as its own."""
+    plain_keys: bool = False
+    """Arguments of calls need names without signs."""
+    trains_thinking: bool = True
+    """It can train an answer with thinking (if it has a form for thinking at all)."""
+    thinks_always: bool = False
+    """It can train no answer without thinking."""
+    calls: bool = True
+    """What `parse` gives has the calls (if the format has a form for calls at all)."""
+
+    def make(self) -> Renderer:
+        """The renderer; it may be the same object each time."""
+        raise NotImplementedError
+
+    def as_written(self, message: Message) -> Message:
+        """The answer that `parse` gives for this one: itself, but for what the format trims."""
+        return message
+
+    def conversations(self, renderer: Renderer) -> st.SearchStrategy[Conversation]:
+        """Conversations that the format can hold and train, each with a question."""
+        found = conversations(
+            thinking=renderer.thinks and self.trains_thinking,
+            calls=renderer.calls_tools and self.calls,
+            avoid=self.avoid,
+            plain_keys=self.plain_keys,
+        )
+        return found.filter(lambda c: any(m.role == "user" and m.text.strip() for m in c.messages)).filter(
+            lambda c: not self.thinks_always or all((m.thinking or "x").strip() for m in c.messages)
+        )
+
+    def _draw(self, data: st.DataObject) -> tuple[Renderer, Conversation]:
+        renderer = self.make()
+        conversation = data.draw(self.conversations(renderer))
+        if self.thinks_always:
+            assume(all(m.thinking for m in conversation.messages if m.role == "assistant"))
+        return renderer, conversation
+
+    @LAW
+    @given(data=st.data())
+    def test_no_text_becomes_a_control_token(self, data: st.DataObject) -> None:
+        renderer, conversation = self._draw(data)
+        rendered = renderer.render(conversation.messages, conversation.tools)
+        special = np.isin(rendered.ids, list(renderer.tokenizer.special_tokens.values()))
+        assert np.array_equal(rendered.special, special)
+        assert not np.any(special & rendered.is_content)
+        # Words in place of every text of people and tools leave the same control tokens, so no text wrote one.
+        plain = [
+            Message(m.role, "word" if m.text.strip() else m.text, tool_call_id=m.tool_call_id, name=m.name)
+            if m.role != "assistant" and not m.text.strip().startswith("<tool_response>")
+            else m
+            for m in conversation.messages
+        ]
+        words = renderer.render(plain, conversation.tools)
+        assert rendered.ids[rendered.special].tolist() == words.ids[words.special].tolist()
+
+    @LAW
+    @given(data=st.data())
+    def test_every_token_has_one_owner_in_order(self, data: st.DataObject) -> None:
+        renderer, conversation = self._draw(data)
+        rendered = renderer.render(conversation.messages, conversation.tools)
+        assert np.all(np.diff(rendered.message) >= 0)
+        assert np.all((rendered.message >= -1) & (rendered.message < len(conversation.messages)))
+        again = renderer.render(conversation.messages, conversation.tools)
+        assert again.starts_with(rendered)
+        assert len(again) == len(rendered), "the same input gives the same tokens"
+
+    @LAW
+    @given(data=st.data())
+    def test_an_answer_is_trained_once_as_it_is_sampled_and_reads_back(self, data: st.DataObject) -> None:
+        """After exactly its generation prompt, which weighs nothing; whole, stop included; parse gives it back."""
+        renderer, conversation = self._draw(data)
+        messages = conversation.messages
+        trained: list[int] = []
+        for datum in renderer.supervised(conversation):
+            assert np.array_equal(datum.tokens[1:], datum.targets[:-1])
+            ids = np.append(datum.tokens, datum.targets[-1])
+            for i in np.unique(datum.message[datum.weights != 0]).tolist():
+                where = np.flatnonzero((datum.weights != 0) & (datum.message == i)) + 1
+                prompt = renderer.generation_prompt(messages[:i], tools=conversation.tools).ids
+                assert np.array_equal(ids[: len(prompt)], prompt)
+                assert np.array_equal(where, np.arange(len(prompt), where[-1] + 1))
+                parsed = renderer.parse(ids[where])
+                assert parsed.termination is Termination.STOP
+                assert not parsed.failures
+                assert parsed.message == self.as_written(messages[i])
+                trained.append(i)
+        assert sorted(trained) == [i for i, m in enumerate(messages) if m.role == "assistant"]
+
+    @LAW
+    @given(data=st.data())
+    def test_a_cut_keeps_alignment(self, data: st.DataObject) -> None:
+        renderer, conversation = self._draw(data)
+        whole = renderer.supervised(conversation, train_on="last_assistant_message")[0]
+        n = data.draw(st.integers(int(np.flatnonzero(whole.weights)[0]) + 1, whole.num_tokens))
+        if n < whole.num_tokens:
+            with pytest.raises(TooLong):
+                renderer.supervised(conversation, train_on="last_assistant_message", max_length=n)
+        [cut] = renderer.supervised(conversation, train_on="last_assistant_message", max_length=n, overlong="truncate")
+        for column in ("tokens", "targets", "weights", "message"):
+            assert np.array_equal(getattr(cut, column), getattr(whole, column)[: cut.num_tokens])
+        assert cut.num_tokens <= n
+        assert not np.any(whole.weights[cut.num_tokens : n])
+
+    @LAW
+    @given(data=st.data())
+    def test_a_bridge_extends_or_there_is_none(self, data: st.DataObject) -> None:
+        renderer, conversation = self._draw(data)
+        messages, tools = conversation.messages, conversation.tools
+        for i, end in _turns(messages):
+            prompt = renderer.generation_prompt(messages[:i], tools=tools).ids
+            completion = self._completion(renderer, Conversation(messages[: i + 1], tools))
+            bridged = renderer.bridge(prompt, completion, messages[i + 1 : end])
+            if bridged is None:
+                assert end == i + 1 or not renderer.is_prefix_stable
+                continue
+            sampled = np.concatenate([prompt, completion])
+            assert bridged[: len(sampled)].tobytes() == sampled.tobytes()
+            asked = renderer.generation_prompt(messages[:end], tools=tools).ids
+            assert renderer.tokenizer.decode(bridged) == renderer.tokenizer.decode(asked)
+            assert renderer.bridge(prompt, completion[:-1], messages[i + 1 : end]) is None, "an unfinished answer"
+
+    @LAW
+    @given(data=st.data())
+    def test_a_stable_format_never_rewrites(self, data: st.DataObject) -> None:
+        renderer, conversation = self._draw(data)
+        messages, tools = conversation.messages, conversation.tools
+        if not renderer.is_prefix_stable:
+            return
+        prompts = [renderer.generation_prompt(messages[:i], tools=tools).ids for i, _ in _turns(messages)]
+        assert all(np.array_equal(later[: len(p)], p) for p, later in pairwise(prompts))
+        assert len(renderer.supervised(conversation)) == 1
+
+    @LAW
+    @given(data=st.data())
+    def test_a_stream_reads_what_the_whole_reads(self, data: st.DataObject) -> None:
+        """Wherever it is cut; what it gives in pieces is what it gives at the end."""
+        renderer, conversation = self._draw(data)
+        completion = self._completion(renderer, conversation)
+        cuts = data.draw(st.lists(st.integers(0, len(completion)), max_size=6).map(sorted))
+        stream, deltas = renderer.stream(), []
+        for a, b in pairwise([0, *cuts, len(completion)]):
+            deltas += stream.feed(completion[a:b])
+        rest, parsed = stream.finish()
+        deltas += rest
+        assert parsed == renderer.parse(completion)
+        joined = {k: "".join(d.text for d in deltas if d.kind is k) for k in DeltaKind}
+        assert joined[DeltaKind.TEXT] == parsed.message.text
+        assert joined[DeltaKind.THINKING] == (parsed.message.thinking or "")
+        assert tuple(d.call for d in deltas if d.kind is DeltaKind.CALL) == parsed.message.tool_calls
+
+    @LAW
+    @given(data=st.data())
+    def test_reading_never_fails(self, data: st.DataObject) -> None:
+        renderer = self.make()
+        control = sorted(renderer.tokenizer.special_tokens.values())
+        some = st.integers(0, renderer.tokenizer.vocab_size - 1) | st.sampled_from(control or [0])
+        ids = data.draw(st.lists(some, max_size=12) | texts().map(lambda t: renderer.tokenizer.encode(t).tolist()))
+        parsed = renderer.parse(ids)
+        stream = renderer.stream()
+        for id in ids:
+            stream.feed(id)
+        assert stream.finish()[1] == parsed
+        assert parsed.message.role == "assistant"
+        if parsed.termination is Termination.LENGTH:
+            assert not set(ids) & set(renderer.stop.ids)
+
+    @LAW
+    @given(data=st.data())
+    def test_a_prefill_follows_the_prompt_as_text(self, data: st.DataObject) -> None:
+        renderer, conversation = self._draw(data)
+        prefill = data.draw(texts())
+        plain = renderer.generation_prompt(conversation.messages, tools=conversation.tools)
+        filled = renderer.generation_prompt(conversation.messages, tools=conversation.tools, prefill=prefill)
+        assert filled.starts_with(plain)
+        assert renderer.tokenizer.decode(filled.ids[len(plain) :]) == prefill
+        assert np.all(filled.origin[len(plain) :] == Origin.TEXT)
+        assert not np.any(filled.special[len(plain) :])
+
+    @LAW
+    @given(data=st.data())
+    def test_a_batch_is_its_conversations(self, data: st.DataObject) -> None:
+        renderer = self.make()
+        some = data.draw(st.lists(self.conversations(renderer), max_size=3))
+        for conversation, rendered in zip(some, renderer.render_batch(some), strict=True):
+            alone = renderer.render(conversation.messages, conversation.tools)
+            assert rendered.starts_with(alone)
+            assert len(rendered) == len(alone)
+
+    def test_what_cannot_be_rendered_is_refused_by_message(self) -> None:
+        renderer = self.make()
+        asked = {"role": "user", "content": "Hi"}
+        bad: dict[str, Any] = {
+            "unknown role": {"role": "usr", "content": "Hi"},
+            "None content": {"role": "user", "content": None},
+            "a result without a call": {"role": "tool", "content": "2"},
+        }
+        if ImagePart not in renderer.placeholders:
+            bad["an image"] = {"role": "user", "content": [{"type": "image", "image": "cat.png"}]}
+        for what, message in bad.items():
+            for give in (renderer.render, renderer.generation_prompt, renderer.supervised):
+                with pytest.raises(RenderError, match="message 1"):
+                    _not_refused(what, give([asked, message]))
+        if renderer.calls_tools:
+            call = {"role": "assistant", "tool_calls": [{"function": {"name": "g", "arguments": "{}"}}]}
+            with pytest.raises(RenderError, match="message 1 calls the tool 'g', which is not declared"):
+                renderer.render([asked, call], [{"name": "f", "parameters": {}}])
+
+    def _completion(self, renderer: Renderer, conversation: Conversation) -> Any:
+        datum = renderer.supervised(conversation, train_on="last_assistant_message")[0]
+        return datum.targets[datum.weights != 0]
+
+
+def _not_refused(what: str, given: object) -> None:
+    pytest.fail(f"{what} was not refused: {given!r}")
+
+
+def _turns(messages: tuple[Message, ...]) -> Iterator[tuple[int, int]]:
+    """Each answer, and where the messages after it end."""
+    answers = [i for i, m in enumerate(messages) if m.role == "assistant"]
+    return pairwise([*answers, len(messages)])
