@@ -1,4 +1,5 @@
 //! Laws of the answer grader: what is printed is read back, no text makes it fail, an answer equals itself.
+#![allow(clippy::expect_used)]
 
 use dashu_int::IBig;
 use dashu_ratio::RBig;
