@@ -203,4 +203,33 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("glm4", "glm4moe.jinja", "glm", training="glm4moe_training.jinja", stops=True),
     Family("glm4_disable_thinking", "glm4moe.jinja", "glm", {"enable_thinking": False}),
+    *(
+        Family(
+            format,
+            f"nemotron_3{size}.jinja",
+            "nemotron3",
+            training=f"nemotron_3{size}_training.jinja",
+            marks_more=("\n",),
+            why=_LINE_END,
+        )
+        for format, size in (
+            ("nemotron3", "_nano"),
+            ("nemotron3", "_super"),
+            ("nemotron3_ultra", "_ultra"),
+            ("nemotron3_ultra", "_5_lightning"),
+        )
+    ),
+    Family("nemotron3", "llama_cpp/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16.jinja", "nemotron3"),
+    *(
+        Family(f"nemotron3{size}_{name}_thinking", template, "nemotron3", {variable: value})
+        for size, template, effort in (
+            ("", "nemotron_3_super.jinja", "low"),
+            ("_ultra", "nemotron_3_ultra.jinja", "medium"),
+        )
+        for name, variable, value in (
+            (effort, f"{effort}_effort", True),
+            ("disable", "enable_thinking", False),
+            ("preserve", "truncate_history_thinking", False),
+        )
+    ),
 )
