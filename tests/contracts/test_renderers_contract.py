@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from small_tokenizer import small_bpe
 from tinsmith import rendering
@@ -152,6 +151,14 @@ class TestTemplateMerges(TestTemplate):
     tokenizer = small_bpe()
 
 
-@pytest.fixture(autouse=True)
-def _named() -> None:
-    assert settings().deadline is None
+@pytest.mark.parametrize("text", ["\ufdd0", "\ufdd1\ufdd2", "\ufdd30", "<\ufdd2|im_end|>", "\U000f0000 \ue000"])
+def test_the_signs_that_hf_template_uses_are_text_like_any_other(text: str) -> None:
+    renderer = rendering.get("hf_template", QWEN, template=TEMPLATE)
+    messages = [Message.user(text), Message.assistant(text)]
+    expected = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>\n"
+    assert QWEN.decode(renderer.render(messages).ids) == expected
+    [datum] = renderer.supervised(messages)
+    assert renderer.parse(datum.targets[datum.weights != 0]).message == Message.assistant(text)
+    prompt, answer = renderer.generation_prompt(messages[:1]).ids, datum.targets[datum.weights != 0]
+    bridged = renderer.bridge(prompt, answer, messages[:1])
+    assert bridged.tolist() == renderer.generation_prompt([*messages, messages[0]]).ids.tolist()

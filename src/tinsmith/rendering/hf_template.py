@@ -34,7 +34,7 @@ from tinsmith.rendering.given import messages_of, tools_of
 from tinsmith.rendering.records import Origin, Parsed, Rendered, Stop, Termination
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.tagged import Tags, read_answer, read_json_call
-from tinsmith.rendering.templates import BEGIN, END, GUARD, ChatTemplate
+from tinsmith.rendering.templates import BEGIN, END, GUARD, ChatTemplate, escaped, plain
 from tinsmith.rendering.xml_calls import read_xml_call
 
 _THINK, _THOUGHT = "<think>", "</think>"
@@ -106,7 +106,7 @@ class HFTemplate(Renderer):
 
     def _shows(self, asked: Sequence[Message]) -> bool:
         try:
-            return asked[0].text in self._text(asked, ()).text
+            return asked[0].text in self._plain(asked, ())
         except RenderError:
             return False
 
@@ -164,7 +164,7 @@ class HFTemplate(Renderer):
         self.check(messages)
         before = self._plain(_ASK, (), ask=True) + self.tokenizer.decode(completion)
         whole = self._text(messages, (), ask=True)
-        if not whole.text.replace(GUARD, "").startswith(before):
+        if not plain(whole.text).startswith(before):
             return None
         out = self._script(self.tokenizer)
         self._pieces(out, whole, _index_after(whole.text, len(before)))
@@ -193,7 +193,7 @@ class HFTemplate(Renderer):
         return True
 
     def _plain(self, messages: Sequence[Message], tools: Sequence[Tool], *, ask: bool = False) -> str:
-        return self._text(messages, tools, ask=ask).text.replace(GUARD, "")
+        return plain(self._text(messages, tools, ask=ask).text)
 
     def _lay_out(self, messages: tuple[Message, ...], same: tuple[_Same, ...], ask: bool) -> _Text:
         tools = [s.tool for s in same]
@@ -202,7 +202,8 @@ class HFTemplate(Renderer):
         return _Text(text, self._owners(messages, tools, ask, text), inside)
 
     def _guarded(self, text: str) -> str:
-        """The text with a guard inside everything that spells a control token."""
+        """The text, escaped, with a guard inside everything that spells a control token."""
+        text = escaped(text)
         at = [0, *(m.start() + 1 for m in self._spelled.finditer(text)), len(text)]
         return GUARD.join(text[a:b] for a, b in pairwise(at))
 
@@ -323,7 +324,7 @@ class HFTemplate(Renderer):
         def flush(until: int) -> None:
             if run < until and kind is not None:
                 out.message = kind[0]
-                out.text(text[run:until].replace(GUARD, ""), kind[1])
+                out.text(plain(text[run:until]), kind[1])
 
         while at < len(text):
             message = owner_from.get(at, message)
@@ -440,18 +441,16 @@ def _owner_from(
 
 
 def _index_after(text: str, characters: int) -> int:
-    """Index in a guarded text after so many characters that are no guards."""
-    seen = 0
-    for n, c in enumerate(text):
-        if seen == characters:
-            return n
-        seen += c != GUARD
-    return len(text)
+    """Index in a guarded text after what stands for so many characters."""
+    at = characters
+    while len(plain(text[:at])) < characters:
+        at += 1
+    return at
 
 
 def _where_apart(a: str, b: str) -> str:
     n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    return f"{a[max(n - 20, 0) : n + 20]!r} for {b[max(n - 20, 0) : n + 20]!r}".replace(GUARD, "")
+    return f"{plain(a[max(n - 20, 0) : n + 20])!r} for {plain(b[max(n - 20, 0) : n + 20])!r}"
 
 
 def _token_names(tokenizer: Tokenizer) -> dict[str, str]:

@@ -18,10 +18,23 @@ from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import ImagePart, Message, TextPart, ThinkingPart, Tool
 
 BEGIN, END = "\ufdd0", "\ufdd1"
-"""Stand where `{% generation %}` and `{% endgeneration %}` stood. No text holds them: they are no characters."""
+"""Stand where `{% generation %}` and `{% endgeneration %}` stood."""
 GUARD = "\ufdd2"
 """Put into text that spells a control token, so that it spells it no more; taken out of what becomes tokens."""
+_ESCAPE = "\ufdd3"
+_ESCAPED = {ord(c): _ESCAPE + str(n) for n, c in enumerate((BEGIN, END, GUARD, _ESCAPE))}
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
+
+
+def escaped(text: str) -> str:
+    """A text without the four characters that are signs here; all else stays."""
+    return text.translate(_ESCAPED)
+
+
+def plain(text: str) -> str:
+    """What a guarded and escaped text stands for."""
+    text = text.replace(GUARD, "")
+    return re.sub(f"{_ESCAPE}([0-3])", lambda m: (BEGIN, END, GUARD, _ESCAPE)[int(m[1])], text)
 
 
 class ChatTemplate:
@@ -99,8 +112,9 @@ def render_template(
     variables: Mapping[str, Any] | None = None,
 ) -> str:
     """The text that a template gives, without marks."""
-    text = ChatTemplate(template, variables).render(messages, tools, ask=add_generation_prompt)
-    return text.replace(BEGIN, "").replace(END, "")
+    chat = ChatTemplate(template, variables)
+    text = chat.render(messages, tools, ask=add_generation_prompt)
+    return text.replace(BEGIN, "").replace(END, "") if chat.marks else text
 
 
 def as_template_sees(message: Message) -> dict[str, Any]:
