@@ -79,6 +79,12 @@ impl Compare {
             (Answer::Builder(inner), other) => self.answers(inner, other),
             (other, Answer::Builder(inner)) => self.answers(other, inner),
             (Answer::Percent(a), Answer::Percent(b)) => self.expressions(a, b),
+            (Answer::Percent(_), Answer::Measure(_, unit))
+            | (Answer::Measure(_, unit), Answer::Percent(_))
+                if unit.scale.is_some() =>
+            {
+                Verdict::different(Reason::Unit, Tier::Structure)
+            }
             (Answer::Percent(a), Answer::Expr(b) | Answer::Measure(b, _)) => {
                 self.percent(a, b, false)
             }
@@ -262,13 +268,13 @@ impl Compare {
                 let hedges = words.split(' ').any(|w| WAYS_OUT.contains(&w));
                 if hedges {
                     Verdict::different(Reason::Hedge, Tier::Structure)
-                } else if words.bytes().any(|b| b.is_ascii_digit()) {
+                } else if digits_within(gold, words) {
                     Verdict::undecided(Reason::Prose)
                 } else {
                     Verdict::different(Reason::Words, Tier::Structure)
                 }
             }
-            (Answer::Text { words, .. }, _) if words.bytes().any(|b| b.is_ascii_digit()) => {
+            (Answer::Text { words, .. }, _) if digits_within(pred, words) => {
                 Verdict::undecided(Reason::Prose)
             }
             _ => Verdict::different(Reason::Words, Tier::Structure),
@@ -432,6 +438,16 @@ impl Compare {
         }
         out
     }
+}
+
+/// Whether the words hold numbers, and all those of the other answer: it may be what they say.
+fn digits_within(other: &Answer, words: &str) -> bool {
+    let numbers = |text: &str| -> Vec<String> {
+        let runs = text.split(|c: char| !c.is_ascii_digit());
+        runs.filter(|n| !n.is_empty()).map(str::to_owned).collect()
+    };
+    let (own, said) = (numbers(&other.to_string()), numbers(words));
+    !own.is_empty() && own.iter().all(|n| said.contains(n))
 }
 
 /// The word that a product of letters was written as; None for anything else.

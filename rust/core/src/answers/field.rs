@@ -5,7 +5,7 @@
 use dashu_base::{Sign, UnsignedAbs};
 use dashu_int::{IBig, UBig};
 
-use super::ast::{Expr, Func};
+use super::ast::Expr;
 use super::exact::rational;
 
 pub const P: u64 = (1 << 61) - 1;
@@ -60,7 +60,8 @@ fn signed(v: &IBig, modulus: u64) -> u64 {
 pub fn is_rational_function(expr: &Expr) -> bool {
     match expr {
         Expr::Num(_) | Expr::Dec(_) | Expr::Var(_) => true,
-        Expr::Const(_) | Expr::Fn(..) => false,
+        Expr::Const(_) => false,
+        Expr::Fn(..) => matches!(rational(expr), Ok(Some(_))),
         Expr::Pow(base, exponent) => {
             is_rational_function(base) && matches!(rational(exponent), Ok(Some(n)) if n.is_int())
         }
@@ -110,8 +111,8 @@ pub fn value(expr: &Expr, point: &impl Fn(&str) -> u64) -> Option<u64> {
             // Fermat: exponents count modulo P - 1.
             pow(base, signed(n.numerator(), P - 1))
         }
-        Expr::Fn(Func::Re | Func::Conj, args) => value(args.first()?, point)?,
-        Expr::Fn(..) => return None,
+        // A factorial, say.
+        Expr::Fn(..) => value(&Expr::Num(rational(expr).ok()??), point)?,
     })
 }
 

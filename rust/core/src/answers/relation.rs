@@ -220,6 +220,19 @@ impl Compare {
         {
             return verdict;
         }
+        let equations = |ops: &[RelOp]| ops.iter().all(|op| *op == RelOp::Eq);
+        if order(go) && equations(po) || equations(go) && order(po) {
+            let (g, p) = (
+                Answer::Relation(gs.to_vec(), go.to_vec()),
+                Answer::Relation(ps.to_vec(), po.to_vec()),
+            );
+            let verdict = self.regions(&g, &p);
+            return if verdict.is_equal() {
+                verdict
+            } else {
+                Verdict::different(Reason::Kind, Tier::Structure)
+            };
+        }
         if order(go) || order(po) {
             // Elementwise, forwards or backwards.
             if gs.len() == ps.len() {
