@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -139,6 +140,16 @@ def load_model(name: str = TINY, *, renderer: str | None = None, threads: int | 
     return LoadedModel(
         name=name, tokenizer=tokenizer, renderer_name=chosen, threads=threads or available, native=native
     )
+
+
+def load_tokenizer(name: str = TINY) -> tuple[Tokenizer, str | None]:
+    """The tokenizer of a model (see `load_model`; `ORG/NAME` that is no path is looked for on the hub), and the name of
+    the chat format stored with it, if one is. Reads no weights."""
+    from tinsmith.adapters.huggingface.tokenizer import load_tokenizer
+
+    if name not in NAMED_MODELS and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
+        name = f"hf://{name}"
+    return load_tokenizer(model_path(name))
 
 
 def model_path(name: str) -> Path:

@@ -33,7 +33,9 @@ USER_ERRORS = (
     errors.MissingExtraError,
     errors.RunLockedError,
 )
-COMMANDS: dict[str, Entry] = {}
+COMMANDS: dict[str, Entry] = {
+    "render": Entry("tinsmith.recipes.render", "conversations as tokens and weights, to look at or to compare", "file"),
+}
 """Jobs that are no recipes; their modules have the same `Config` and `run`."""
 
 
@@ -66,7 +68,7 @@ def _say_error(message: str) -> None:
 def run_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
     """`tinsmith RECIPE ...`: resolve, then do the job."""
     job = load_recipe(entry)
-    config: Any = resolve(job.Config, pairs=pairs).config
+    config: Any = resolve(job.Config, pairs=_spoken(job.Config, entry, pairs)).config
     ui = Terminal()
     try:
         with ui:
@@ -74,6 +76,26 @@ def run_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
     except KeyboardInterrupt:
         click.echo(resume_hint(name, pairs, ui.directory), err=True)
         return 130
+
+
+def _spoken(config: type, entry: Entry, words: Sequence[str]) -> list[str]:
+    """The words of a command as pairs: `FILE`, `--flag` and `--key value` are taken too where a job has an argument."""
+    if not entry.argument:
+        return list(words)
+    kinds = {row.name: row.type for row in options_of(config)}
+    pairs: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        key = word.lstrip("-").replace("-", "_")
+        if not word.startswith("-") and "=" not in word and not any(p.startswith(f"{entry.argument}=") for p in pairs):
+            pairs.append(f"{entry.argument}={word}")
+        elif word.startswith("--") and key in kinds:
+            takes = kinds[key] != "true | false" or (rest and rest[0] in ("true", "false"))
+            pairs.append(f"{key}={rest.pop(0) if takes and rest else 'true'}")
+        else:
+            pairs.append(word)
+    return pairs
 
 
 def check_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
@@ -124,7 +146,8 @@ class _Job(click.Command):
     def get_help(self, ctx: click.Context) -> str:
         ui = Terminal()
         with ui.console.capture() as captured:
-            ui.note(f"{ctx.command_path} key=value ... [config=FILE]\n\n{self.entry.summary}\n")
+            argument = f"{self.entry.argument.upper()} " if self.entry.argument else ""
+            ui.note(f"{ctx.command_path} {argument}key=value ... [config=FILE]\n\n{self.entry.summary}\n")
             rows = [
                 (row.name, row.type, row.shown_default(), row.meaning())
                 for row in options_of(load_recipe(self.entry).Config)
@@ -178,7 +201,7 @@ class _Catalog(click.Group):
             ui.note(f"{ctx.command_path} RECIPE key=value ... [config=FILE]\n\n{self.help or ''}\n")
             ui.note("recipes")
             ui.grid([(f"  {name}", summary) for name, summary in recipes])
-            if self.commands:
+            if others:
                 ui.note("\ncommands")
                 ui.grid([(f"  {name}", summary) for name, summary in others])
             ui.note(f"\n`{ctx.command_path} RECIPE --help` lists the options of a recipe.")

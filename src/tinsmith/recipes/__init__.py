@@ -16,6 +16,8 @@ class Entry(NamedTuple):
     module: str
     summary: str
     """What it does, in a line."""
+    argument: str = ""
+    """The option that a first word without `=` is the value of."""
 
 
 class Recipe(Protocol):

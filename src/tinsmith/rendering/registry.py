@@ -9,6 +9,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable
+from importlib import import_module
 from itertools import chain
 from types import ModuleType
 from typing import Any
@@ -124,8 +125,13 @@ def recommended(model: str, tokenizer: Tokenizer | None = None) -> str:
     )
 
 
-def for_model(model: str, tokenizer: Tokenizer) -> Renderer:
-    """The renderer that is recommended for a model."""
+def for_model(model: str, tokenizer: Tokenizer | None = None) -> Renderer:
+    """The renderer that is recommended for a model; its tokenizer too, from a path or the hub, unless one is given."""
+    if tokenizer is None:
+        # The composition root, which alone knows where tokenizers come from; by name, since imports run downhill.
+        tokenizer, stored = import_module("tinsmith.bootstrap").load_tokenizer(model)
+        if stored is not None:
+            return get(stored, tokenizer)
     return get(recommended(model, tokenizer), tokenizer)
 
 
