@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
 PYTEST_ARGS ?=
 
-.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine parity renderers tiny package fmt clean help
+.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine bench-rendering parity renderers tiny package fmt clean help
 
 run: build        ## train the tiny model on arithmetic by reinforcement learning
 	$(BIN)/tinsmith rl-basic
@@ -64,6 +64,14 @@ parity: .parity-venv/.built        ## compare with transformers, live, in an env
 bench-engine: build .parity-venv/.built   ## the engine's tokens a second beside PyTorch, in turns
 	$(BIN)/python benches/engine.py --peer .parity-venv/bin/python
 
+.tml-venv/.built:
+	test -x .tml-venv/bin/python || $(PY) -m venv .tml-venv
+	.tml-venv/bin/python -m pip install --quiet numpy torch==2.13.0 tml-renderers==0.2.1
+	touch $@
+
+bench-rendering: build .parity-venv/.built .tml-venv/.built   ## chats a second beside transformers and tml-renderers; CHATS=, TEMPLATE=
+	$(BIN)/python benches/rendering.py --peer .parity-venv/bin/python --tml .tml-venv/bin/python --chats $(CHATS) --template $(TEMPLATE)
+
 tiny: build       ## make the model that ships with tinsmith again, in some minutes
 	$(BIN)/python tools/make_tiny.py
 
@@ -79,7 +87,7 @@ fmt: build
 	cargo fmt --all
 
 clean:
-	rm -rf $(VENV) .parity-venv target dist src/tinsmith/_native*.so
+	rm -rf $(VENV) .parity-venv .tml-venv target dist src/tinsmith/_native*.so
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'

@@ -395,6 +395,7 @@ class Trainer:
 def matmul_rate(threads: int) -> float:
     """Floating-point operations a second in float32 matrix products on that many threads, measured for a moment."""
 
+<<<<<<< HEAD
 ANSWER_REASONS: list[str]
 """Names of the reasons of `grade_answers`, by code."""
 ANSWER_TIERS: list[str]
@@ -423,3 +424,25 @@ def answer_ast(item: str | bytes | None) -> tuple[str | None, str | None]:
     ["ratio", [x, ...]], ["base", digits, base], ["percent", x], ["unit", x, name], ["text", words]. An op is one of
     = != < <= > >= ~ == in.
     """
+=======
+@final
+class TextEncoder:
+    """A tokenizer that encodes without the interpreter lock, on all cores. Where it says None, a slower one that tracks
+    what becomes of a text must be asked."""
+
+    def __new__(cls, spec: str, token_bytes: Sequence[bytes], control: Sequence[int]) -> TextEncoder:
+        """From the text of a tokenizer.json, the bytes that each id stands for, and the ids that no text may give.
+        ModelError for what cannot be read."""
+
+    def encode(self, text: str) -> _I32 | None:
+        """Ids of a text; None if they hold a control token."""
+
+    def encode_with_offsets(self, text: str) -> tuple[_I32, _I32] | None:
+        """Ids, and for each the character that it starts in; None also if the ids do not spell the text."""
+
+    def encode_scripts(
+        self, scripts: list[Sequence[tuple[str | int | None, int, int]]]
+    ) -> tuple[NDArray[np.int64], _I32, _I32, NDArray[np.uint8], NDArray[np.bool_], list[int]]:
+        """Offsets [N + 1], and per token its id, message, origin, and whether it is a control token; then the scripts
+        that must be left to another tokenizer, whose rows are empty."""
+>>>>>>> 60549a4 (Tokenise chats natively, without the interpreter lock, with the ids that the library gives)

@@ -15,6 +15,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 mod files;
 mod sampling;
 mod snapshot;
+mod text;
 
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -22,6 +23,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<snapshot::Snapshot>()?;
     files::register(m)?;
     m.add_class::<sampling::Sampler>()?;
+    m.add_class::<text::TextEncoder>()?;
     engine::register(m)?;
     m.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     kernels::register(m)?;

@@ -20,6 +20,8 @@ Offsets: TypeAlias = npt.NDArray[np.int64]
 
 def ints(values: npt.ArrayLike) -> Ints:
     """`values` as a contiguous int32 array; refuses fractions and ids outside int32."""
+    if isinstance(values, np.ndarray) and values.dtype == np.int32 and values.flags.c_contiguous:
+        return values
     raw = np.asarray(values)
     if raw.size == 0:
         return np.zeros(raw.shape, np.int32)

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
-from tinsmith.domain.tokens import Ints, Offsets, offsets_of
-from tinsmith.ports.tokenizer import Piece, ScriptEncoder, Tokenizer
+from tinsmith.domain.tokens import Ints, Offsets
+from tinsmith.ports.tokenizer import Piece, ScriptEncoder, Tokenizer, encode_scripts
 from tinsmith.rendering.records import Media, Origin, Rendered
 
 _CUT: Piece = (None, 0, 0)
@@ -113,37 +113,4 @@ def encode(tokenizer: Tokenizer, scripts: Sequence[Script]) -> RenderedBatch:
     pieces = [script.pieces for script in scripts]
     if isinstance(tokenizer, ScriptEncoder):
         return RenderedBatch(*tokenizer.encode_scripts(pieces))
-    rendered = [_encode(tokenizer, p) for p in pieces]
-    return RenderedBatch(
-        offsets_of([len(ids) for ids, _, _ in rendered]),
-        np.concatenate([np.zeros(0, np.int32), *(ids for ids, _, _ in rendered)], dtype=np.int32),
-        np.array([p[w][1] for p, (_, which, _) in zip(pieces, rendered, strict=True) for w in which], np.int32),
-        np.array([p[w][2] for p, (_, which, _) in zip(pieces, rendered, strict=True) for w in which], np.uint8),
-        np.concatenate([np.zeros(0, np.bool_), *(special for _, _, special in rendered)], dtype=np.bool_),
-    )
-
-
-def _encode(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> tuple[Ints, list[int], npt.NDArray[np.bool_]]:
-    """Ids, for each the index of the piece that it starts in, and whether it is a control token."""
-    ids: list[int] = []
-    which: list[int] = []
-    special: list[bool] = []
-    start = 0
-    while start < len(pieces):
-        what = pieces[start][0]
-        end = start + 1
-        if isinstance(what, str):
-            while end < len(pieces) and isinstance(pieces[end][0], str):
-                end += 1
-            texts = [str(p[0]) for p in pieces[start:end]]
-            tokens, at = tokenizer.encode_with_offsets("".join(texts))
-            owner = np.searchsorted(np.cumsum([len(t) for t in texts]), at, side="right")
-            ids += tokens.tolist()
-            which += (start + np.minimum(owner, len(texts) - 1)).tolist()
-            special += [False] * len(tokens)
-        elif what is not None:
-            ids.append(what)
-            which.append(start)
-            special.append(True)
-        start = end
-    return np.array(ids, np.int32), which, np.array(special, np.bool_)
+    return RenderedBatch(*encode_scripts(tokenizer, pieces))

@@ -1,8 +1,9 @@
 """Tokenizers in Hugging Face form: `tokenizer.json` with the settings beside it, or what a GGUF file carries.
 
 Control tokens are taken out of the tokenizer before it sees any text, so that it cannot give one for what a text says;
-the result of each call is checked all the same. Decoding goes through the bytes of each id, not through the library's
-decoder, which tidies up.
+the result of each call is checked all the same. Where the native encoder gives the library's ids (`native.py`), it
+encodes; the library is then asked for the rare text that the native one declines. Decoding goes through the bytes of
+each id, not through the library's decoder, which tidies up.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ import numpy as np
 from tokenizers import Tokenizer as Fast
 
 from tinsmith.adapters.huggingface import token_bytes as bytes_of
+from tinsmith.adapters.huggingface.native import native_encoder
 from tinsmith.domain.errors import CapabilityError, ModelError, ModelNotFoundError, RenderError, ShapeError
-from tinsmith.domain.tokens import Ints, ints
-from tinsmith.ports.tokenizer import Tokenizer
+from tinsmith.domain.tokens import Ints, ints, offsets_of
+from tinsmith.ports.tokenizer import Piece, ScriptColumns, Tokenizer, encode_scripts
 
 
 class HuggingFaceTokenizer:
@@ -40,7 +43,6 @@ class HuggingFaceTokenizer:
         try:
             model = spec["model"]
             self.special_tokens: Mapping[str, int] = {t["content"]: int(t["id"]) for t in added if _is_control(t)}
-            self._fast = Fast.from_str(json.dumps(_without(spec, set(self.special_tokens))))
             whole = Fast.from_str(json.dumps(spec))
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception
             raise ModelError(f"{name}: not a tokenizer that can be read: {error}") from None
@@ -52,6 +54,8 @@ class HuggingFaceTokenizer:
         named = self.special_tokens.get(_token_text(config.get("eos_token")) or "")
         self.eos_ids = tuple(dict.fromkeys(i for i in (named, *eos_ids) if i is not None and 0 <= i < len(self._bytes)))
         self.bos_id = self._first_id(whole)
+        self._plain = _without(spec, set(self.special_tokens))
+        self._native = native_encoder(self._plain, whole, self._bytes, np.flatnonzero(self._control).tolist())
         self.chat_template = _template(config.get("chat_template"))
 
     def _first_id(self, whole: Fast) -> int | None:
@@ -67,22 +71,48 @@ class HuggingFaceTokenizer:
     def vocab_size(self) -> int:
         return len(self._bytes)
 
+    @cached_property
+    def _fast(self) -> Fast:
+        """The library's tokenizer as if there were no control tokens."""
+        try:
+            return Fast.from_str(json.dumps(self._plain))
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+            raise ModelError(f"{self.name}: not a tokenizer that can be read: {error}") from None
+
     def encode(self, text: str) -> Ints:
-        ids: Ints = np.array(self._fast.encode(text, add_special_tokens=False).ids, np.int32)
-        return self._apart(text)[0] if self._control[ids].any() else ids
+        ids = self._native.encode(text) if self._native is not None else None
+        return ids if ids is not None else self._encode_slowly(text)[0]
 
     def encode_with_offsets(self, text: str) -> tuple[Ints, Ints]:
+        found = self._native.encode_with_offsets(text) if self._native is not None else None
+        return found if found is not None else self._encode_slowly(text)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ints]:
+        if self._native is None:
+            encoded = self._fast.encode_batch_fast(texts, add_special_tokens=False)
+            arrays = [np.array(e.ids, np.int32) for e in encoded]
+            return [
+                self._encode_slowly(text)[0] if self._control[ids].any() else ids
+                for text, ids in zip(texts, arrays, strict=True)
+            ]
+        offsets, ids, _, _, _ = self.encode_scripts([[(text, 0, 0)] for text in texts])
+        return [ids[a:b] for a, b in pairwise(offsets.tolist())]
+
+    def encode_scripts(self, scripts: Sequence[Sequence[Piece]]) -> ScriptColumns:
+        if self._native is None:
+            return encode_scripts(self, scripts)
+        offsets, ids, message, origin, special, declined = self._native.encode_scripts(list(scripts))
+        columns = (offsets, ids, message, origin, special)
+        if not declined:
+            return columns
+        return _spliced(columns, declined, encode_scripts(self, [scripts[i] for i in declined]))
+
+    def _encode_slowly(self, text: str) -> tuple[Ints, Ints]:
         encoded = self._fast.encode(text, add_special_tokens=False)
         ids = np.array(encoded.ids, np.int32)
         if self._control[ids].any():
             return self._apart(text)
         return ids, np.array([start for start, _ in encoded.offsets], np.int32)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[Ints]:
-        arrays = [np.array(e.ids, np.int32) for e in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
-        return [
-            self._apart(text)[0] if self._control[ids].any() else ids for text, ids in zip(texts, arrays, strict=True)
-        ]
 
     def _apart(self, text: str) -> tuple[Ints, Ints]:
         """Encode a text whose control token names the model itself would match, each name cut after its first
@@ -114,6 +144,25 @@ class HuggingFaceTokenizer:
 
     def token_bytes(self) -> list[bytes]:
         return list(self._bytes)
+
+
+def _spliced(most: ScriptColumns, rows: Sequence[int], others: ScriptColumns) -> ScriptColumns:
+    """`most` with `others` in place of these (empty) rows."""
+    lengths = np.diff(most[0])
+    lengths[list(rows)] = np.diff(others[0])
+    parts: list[tuple[ScriptColumns, int, int]] = []
+    at = 0
+    for row, (start, end) in zip(rows, pairwise(others[0].tolist()), strict=True):
+        parts += [(most, at, int(most[0][row])), (others, start, end)]
+        at = int(most[0][row])
+    parts.append((most, at, len(most[1])))
+    return (
+        offsets_of(lengths),
+        np.concatenate([c[1][a:b] for c, a, b in parts]),
+        np.concatenate([c[2][a:b] for c, a, b in parts]),
+        np.concatenate([c[3][a:b] for c, a, b in parts]),
+        np.concatenate([c[4][a:b] for c, a, b in parts]),
+    )
 
 
 def load_tokenizer(path: Path) -> tuple[HuggingFaceTokenizer, str | None]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinsmith.ports.tokenizer import Tokenizer
+from tinsmith.ports.tokenizer import ScriptEncoder, Tokenizer, encode_scripts
 from tinsmith.testing.contracts._common import LAW, seeds
 
 
@@ -60,6 +61,21 @@ class TokenizerContract:
             for token, offset in zip(ids, offsets, strict=True):
                 assert offset == int(np.searchsorted(ends, start, side="right"))
                 start += len(pieces[token])
+
+    @LAW
+    @given(data=st.data())
+    def test_many_scripts_at_once_are_their_runs_one_by_one(self, data: st.DataObject) -> None:
+        """Of the power `ScriptEncoder`, where a tokenizer has it."""
+        tokenizer = self.make()
+        if not isinstance(tokenizer, ScriptEncoder):
+            pytest.skip("the tokenizer does not have this power")
+        control = st.sampled_from(sorted(tokenizer.special_tokens.values()) or [0])
+        what: st.SearchStrategy[str | int | None] = self.texts() | self.texts() | control | st.none()
+        piece = st.tuples(what, st.integers(-1, 5), st.integers(0, 2))
+        scripts = data.draw(st.lists(st.lists(piece, max_size=6), max_size=5))
+        for given_, expected in zip(tokenizer.encode_scripts(scripts), encode_scripts(tokenizer, scripts), strict=True):
+            assert given_.dtype == expected.dtype
+            assert given_.tolist() == expected.tolist()
 
     @LAW
     @given(seed=seeds, length=st.integers(0, 12))
