@@ -395,7 +395,6 @@ class Trainer:
 def matmul_rate(threads: int) -> float:
     """Floating-point operations a second in float32 matrix products on that many threads, measured for a moment."""
 
-<<<<<<< HEAD
 ANSWER_REASONS: list[str]
 """Names of the reasons of `grade_answers`, by code."""
 ANSWER_TIERS: list[str]
@@ -424,7 +423,7 @@ def answer_ast(item: str | bytes | None) -> tuple[str | None, str | None]:
     ["ratio", [x, ...]], ["base", digits, base], ["percent", x], ["unit", x, name], ["text", words]. An op is one of
     = != < <= > >= ~ == in.
     """
-=======
+
 @final
 class TextEncoder:
     """A tokenizer that encodes without the interpreter lock, on all cores. Where it says None, a slower one that tracks
@@ -445,4 +444,3 @@ class TextEncoder:
     ) -> tuple[NDArray[np.int64], _I32, _I32, NDArray[np.uint8], NDArray[np.bool_], list[int]]:
         """Offsets [N + 1], and per token its id, message, origin, and whether it is a control token; then the scripts
         that must be left to another tokenizer, whose rows are empty."""
->>>>>>> 60549a4 (Tokenise chats natively, without the interpreter lock, with the ids that the library gives)
