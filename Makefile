@@ -55,7 +55,7 @@ bench: build      ## benchmarks beside their peers
 
 .parity-venv/.built: $(RUST) pyproject.toml
 	test -x .parity-venv/bin/python || $(PY) -m venv .parity-venv
-	.parity-venv/bin/python -m pip install --quiet torch transformers peft safetensors gguf accelerate '.'
+	.parity-venv/bin/python -m pip install --quiet torch transformers peft safetensors gguf accelerate --editable '.'
 	touch $@
 
 parity: .parity-venv/.built        ## compare with transformers, live, in an environment of its own

@@ -39,13 +39,14 @@ def options(recipe: str, chats: str) -> list[str]:
             *("sl-basic", f"data={chats}", "batch_size=8", "num_epochs=3", "test_size=4", "eval_every=5"),
             *("checkpoints.every=4", "checkpoints.rolling_every=1", "export=adapter"),
         ]
+    substeps = ["num_substeps=3", "loss.name=ppo", "remove_constant_groups=false"] if "substeps" in recipe else []
     return [
-        *("rl-basic", "max_steps=8", "groups_per_batch=6", "group_size=4", "test_size=8", "eval_every=3"),
+        *("rl-basic", *substeps, "max_steps=8", "groups_per_batch=6", "group_size=4", "test_size=8", "eval_every=3"),
         *("checkpoints.every=3", "checkpoints.rolling_every=1", "export=adapter", "kl_penalty_coef=0.01"),
     ]
 
 
-@pytest.mark.parametrize("recipe", ["sl-basic", "rl-basic"])
+@pytest.mark.parametrize("recipe", ["sl-basic", "rl-basic", "rl-basic with substeps"])
 def test_a_killed_run_equals_the_one_that_was_not(recipe: str, chats: str, tmp_path: Path) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     run_killed(command(calm, *options(recipe, chats)), calm / "run", kills=0, seed=0, env=ENV)

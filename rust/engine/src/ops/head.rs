@@ -37,26 +37,41 @@ where
     (rows / ROWS * ROWS).clamp(ROWS, 512)
 }
 
+/// The logsumexp of the logits so far, of each lane: `max + ln(sum + rest)`. `rest` is what rounding took from `sum`: the
+/// many small terms of a large vocabulary would each be lost beside a sum near 1.
+#[derive(Clone, Copy)]
+struct Running<T> {
+    max: Lanes<T>,
+    sum: Lanes<T>,
+    rest: Lanes<T>,
+}
+
 vectorized! {
 /// A step of the running logsumexp over more logits.
-fn gather_sum<T: Real>(logits: &[Lanes<T>], max: &mut Lanes<T>, sum: &mut Lanes<T>) {
-    let mut top = max.0;
+fn gather_sum<T: Real>(logits: &[Lanes<T>], running: &mut Running<T>) {
+    let mut top = running.max.0;
     for row in logits {
         for l in 0..LANES {
             top[l] = top[l].larger(row.0[l]);
         }
     }
-    let mut total = [T::ZERO; LANES];
-    for l in 0..LANES {
-        total[l] = sum.0[l] * (max.0[l] - top[l]).exp();
-    }
+    let mut added = [T::ZERO; LANES];
     for row in logits {
         for l in 0..LANES {
-            total[l] += (row.0[l] - top[l]).exp();
+            added[l] += (row.0[l] - top[l]).exp();
         }
     }
-    max.0 = top;
-    sum.0 = total;
+    for l in 0..LANES {
+        let scale = (running.max.0[l] - top[l]).exp();
+        let before = running.sum.0[l] * scale;
+        let sum = before + added[l];
+        // What was added to either, less what came of it (Knuth, The Art of Computer Programming 2, 4.2.2, theorem B).
+        let part = sum - before;
+        let lost = (before - (sum - part)) + (added[l] - part);
+        running.rest.0[l] = running.rest.0[l] * scale + lost;
+        running.sum.0[l] = sum;
+    }
+    running.max.0 = top;
 }
 }
 
@@ -100,8 +115,12 @@ pub fn target_logprobs<T: Real>(
         |panel0, logsumexp| {
             let n = logsumexp.len();
             let mut scratch = vec![Lanes::ZERO; if kept { 0 } else { group }];
-            let mut max = vec![Lanes([T::NEG_INFINITY; LANES]); n];
-            let mut sum = vec![Lanes::<T>::ZERO; n];
+            let none = Running {
+                max: Lanes([T::NEG_INFINITY; LANES]),
+                sum: Lanes::ZERO,
+                rest: Lanes::ZERO,
+            };
+            let mut running = vec![none; n];
             let first = panel0 * LANES * k;
             let last = ((panel0 + n) * LANES * k).min(targets.len());
             let targets = &targets[first..last];
@@ -123,7 +142,7 @@ pub fn target_logprobs<T: Real>(
                         None,
                         Exec::Serial,
                     );
-                    gather_sum(rows, &mut max[p], &mut sum[p]);
+                    gather_sum(rows, &mut running[p]);
                     let own = p * LANES * k..((p + 1) * LANES * k).min(targets.len());
                     for (i, (&id, out)) in targets[own.clone()]
                         .iter()
@@ -136,9 +155,9 @@ pub fn target_logprobs<T: Real>(
                     }
                 }
             }
-            for (p, logsumexp) in logsumexp.iter_mut().enumerate() {
+            for (logsumexp, run) in logsumexp.iter_mut().zip(&running) {
                 for l in 0..LANES {
-                    logsumexp.0[l] = max[p].0[l] + sum[p].0[l].ln();
+                    logsumexp.0[l] = run.max.0[l] + (run.sum.0[l] + run.rest.0[l]).ln();
                 }
             }
             for (i, out) in picked.iter_mut().enumerate() {

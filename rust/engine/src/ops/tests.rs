@@ -288,6 +288,41 @@ fn target_logprobs_and_their_gradient() {
     }
 }
 
+/// One likely token beside many that are each lost when added to 1 in single precision, but not together.
+#[test]
+fn a_large_vocabulary_rounds_nothing_away() {
+    let (vocab, tail) = (60_000, -17.0f64);
+    let logits: Vec<f32> = (0..vocab)
+        .map(|v| if v == 0 { 0.0 } else { tail as f32 })
+        .collect();
+    let head = Packed::new(vocab, 1, &logits);
+    let hidden = [Lanes([1.0f32; LANES])];
+    let expected = -((vocab - 1) as f64 * tail.exp()).ln_1p();
+    let group = 512.0 * tail.exp(); // of at most so many rows, which are simply added up
+    assert!(expected < -100.0 * group);
+    for keep in [false, true] {
+        let mut logprobs = [0.0f32; LANES];
+        let targets = [0; LANES];
+        let mut state = HeadState::default();
+        target_logprobs(
+            &head,
+            &hidden,
+            &targets,
+            1,
+            keep,
+            &mut state,
+            &mut logprobs,
+            Exec::Serial,
+        );
+        for found in logprobs {
+            assert!(
+                (f64::from(found) - expected).abs() < group + 1e-6,
+                "{found} {expected}"
+            );
+        }
+    }
+}
+
 #[test]
 fn gradients_of_a_linear_layer() {
     let mut random = Random::new(6);
