@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,52 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     write(tmp_path, tokenizer={"version": "1.0", "added_tokens": [], "model": word})
     with pytest.raises(ModelError, match="byte-level or SentencePiece"):
         load_tokenizer(tmp_path)
+
+
+def rank_file(folder: Path) -> Path:
+    """The small tokenizer's tokens as ranks, with its control tokens beside."""
+    spec = small_bpe_spec()
+    table = small_bpe().token_bytes()
+    merged = [piece for piece in spec["model"]["vocab"] if piece not in SPECIAL]
+    lines = [
+        base64.b64encode(table[id]) + b" %d" % (id - len(SPECIAL))
+        for id in sorted(spec["model"]["vocab"][p] for p in merged)
+    ]
+    path = folder / "small.tiktoken"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    first = len(lines)
+    added = {str(first + i): {"content": text, "special": text in SPECIAL} for i, text in enumerate([*SPECIAL, *MARKS])}
+    write(folder, tokenizer_config={"pre_tokenizer": "qwen2", "added_tokens_decoder": added, "eos_token": SPECIAL[2]})
+    return path
+
+
+def test_a_rank_file_gives_the_same_tokens(tmp_path: Path) -> None:
+    path = rank_file(tmp_path)
+    for where in (path, tmp_path):
+        tokenizer, _ = load_tokenizer(where)
+        for text in ("The quick brown fox.\n\nIt's 123 <think>", '{"x": [1, 2]}\n', " café\t\u6570\u5b66 <|im_end|>"):
+            pieces = [tokenizer.token_bytes()[i] for i in tokenizer.encode(text)]
+            assert pieces == [small_bpe().token_bytes()[i] for i in small_bpe().encode(text)]
+        assert set(tokenizer.special_tokens) == {*SPECIAL, *MARKS}
+        assert tokenizer.eos_ids == (tokenizer.special_tokens["<|im_end|>"],)
+
+
+def test_a_rank_file_that_cannot_be_read_says_where(tmp_path: Path) -> None:
+    path = rank_file(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"\n", b"\n!? x\n", 1))
+    with pytest.raises(ModelError, match="line 2: not a token"):
+        load_tokenizer(path)
+    path.write_bytes(whole + whole.splitlines()[0])
+    with pytest.raises(ModelError, match="has rank 0 already"):
+        load_tokenizer(path)
+    path.write_bytes(whole[:300])
+    with pytest.raises(ModelError):
+        load_tokenizer(path)
+    path.write_bytes(whole)
+    write(tmp_path, tokenizer_config={})
+    with pytest.raises(ModelError, match="does not say how text is split"):
+        load_tokenizer(path)
 
 
 def gguf_metadata() -> dict[str, Any]:

@@ -159,17 +159,23 @@ class Message:
     @property
     def text(self) -> str:
         """All text parts joined."""
+        if len(self.content) == 1 and type(self.content[0]) is TextPart:
+            return self.content[0].text
         return "".join(p.text for p in self.content if isinstance(p, TextPart))
 
     @property
     def thinking(self) -> str | None:
         """All thinking parts joined; None when there is none."""
+        if len(self.content) == 1 and type(self.content[0]) is TextPart:
+            return None
         parts = [p.text for p in self.content if isinstance(p, ThinkingPart)]
         return "".join(parts) if parts else None
 
     @property
     def media(self) -> tuple[MediaPart, ...]:
         """Images and sounds in order."""
+        if len(self.content) == 1 and type(self.content[0]) is TextPart:
+            return ()
         return tuple(p for p in self.content if isinstance(p, MediaPart))
 
 

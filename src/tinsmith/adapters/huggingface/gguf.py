@@ -19,24 +19,28 @@ def _byte_level(use_regex: bool) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
 
-def _split(digits: str) -> dict[str, Any]:
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-        + digits
-        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
+def split_by(pattern: str) -> dict[str, Any]:
+    """Words are the matches of a regular expression and what lies between them."""
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, _byte_level(False)]}
 
 
-_PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+def _gpt4(digits: str) -> dict[str, Any]:
+    return split_by(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        + digits
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
     "gpt-2": _byte_level(True),
     "smollm": {
         "type": "Sequence",
         "pretokenizers": [{"type": "Digits", "individual_digits": True}, _byte_level(True)],
     },
-    "qwen2": _split(r"\p{N}"),
-    "llama-bpe": _split(r"\p{N}{1,3}"),
+    "qwen2": _gpt4(r"\p{N}"),
+    "llama-bpe": _gpt4(r"\p{N}{1,3}"),
 }
 
 
@@ -52,10 +56,10 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def from_metadata(found: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same from what the file says: `model`, `pre`, `tokens`, `types`, `merges`, `bos`, `eos`, `add_bos`, ..."""
     pre = found.get("pre") or "gpt-2"
-    if found["model"] != "gpt2" or pre not in _PRE_TOKENIZERS:
+    if found["model"] != "gpt2" or pre not in PRE_TOKENIZERS:
         raise ModelError(
             f"{name}: its tokenizer is {found['model']!r} with pre-tokenizer {pre!r}; "
-            f"byte-level BPE ('gpt2') with {', '.join(_PRE_TOKENIZERS)} can be read"
+            f"byte-level BPE ('gpt2') with {', '.join(PRE_TOKENIZERS)} can be read"
         )
     tokens, types = found["tokens"], found["types"] or [1] * len(found["tokens"])
     added = [
@@ -77,7 +81,7 @@ def from_metadata(found: Mapping[str, Any], name: str) -> tuple[dict[str, Any], 
         "padding": None,
         "added_tokens": added,
         "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
-        "pre_tokenizer": _PRE_TOKENIZERS[pre],
+        "pre_tokenizer": PRE_TOKENIZERS[pre],
         "post_processor": None,
         "decoder": _byte_level(True),
         "model": {

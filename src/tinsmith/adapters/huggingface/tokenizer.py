@@ -21,6 +21,7 @@ from tokenizers import Tokenizer as Fast
 
 from tinsmith.adapters.huggingface import token_bytes as bytes_of
 from tinsmith.adapters.huggingface.native import native_encoder
+from tinsmith.adapters.huggingface.ranks import is_rank_file, read_ranks
 from tinsmith.domain.errors import CapabilityError, ModelError, ModelNotFoundError, RenderError, ShapeError
 from tinsmith.domain.tokens import Ints, ints, offsets_of
 from tinsmith.ports.tokenizer import Piece, ScriptColumns, Tokenizer, encode_scripts
@@ -166,8 +167,8 @@ def _spliced(most: ScriptColumns, rows: Sequence[int], others: ScriptColumns) ->
 
 
 def load_tokenizer(path: Path) -> tuple[HuggingFaceTokenizer, str | None]:
-    """The tokenizer of a Hugging Face directory or a .gguf file, and the name of the chat format stored with it, if one
-    is.
+    """The tokenizer of a Hugging Face directory (tokenizer.json, or a rank file and what `ranks.py` asks for), of a
+    .gguf file or of a rank file, and the name of the chat format stored with it, if one is.
 
     Raises ModelNotFoundError, ModelError.
     """
@@ -176,14 +177,19 @@ def load_tokenizer(path: Path) -> tuple[HuggingFaceTokenizer, str | None]:
 
         spec, config = read_gguf(path)
         return HuggingFaceTokenizer(spec, config, name=path.name), None
-    if not (path / "tokenizer.json").is_file():
-        raise ModelNotFoundError(f"{path} holds no tokenizer.json")
-    spec = _read(path / "tokenizer.json")
+    ranks = None
+    if path.is_file():
+        path, ranks = path.parent, path
+    elif not (path / "tokenizer.json").is_file():
+        ranks = next((p for p in (*path.glob("*.tiktoken"), *path.glob("*.model")) if is_rank_file(p)), None)
+        if ranks is None:
+            raise ModelNotFoundError(f"{path} holds no tokenizer.json")
     config = _read(path / "tokenizer_config.json", missing={})
     for key, text in _read(path / "special_tokens_map.json", missing={}).items():
         config.setdefault(key, text)
     if (path / "chat_template.jinja").is_file():
         config["chat_template"] = (path / "chat_template.jinja").read_text(encoding="utf-8")
+    spec = _read(path / "tokenizer.json") if ranks is None else read_ranks(ranks, config)
     eos: list[int] = []
     for file in ("generation_config.json", "config.json"):
         given = _read(path / file, missing={}).get("eos_token_id")
