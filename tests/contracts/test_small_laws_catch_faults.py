@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tinsmith.domain.errors import TinsmithError
+from tinsmith.ports.tokenizer import encode_scripts
 from tinsmith.testing import FakeClock, FakeTokenizer, MemoryBlobStore, MemoryRunLog, MemorySource
 from tinsmith.testing.contracts import (
     BlobStoreContract,
@@ -193,6 +194,14 @@ class PutsATokenFirst(FakeTokenizer):
         return np.concatenate([np.array([0], np.int32), super().encode(text)])
 
 
+class GivesARunToItsLastPiece(FakeTokenizer):
+    def encode_scripts(self, scripts):
+        offsets, ids, message, origin, special = encode_scripts(FakeTokenizer(), scripts)
+        if len(message):
+            message = np.where(special, message, message[-1]).astype(np.int32)
+        return offsets, ids, message, origin, special
+
+
 CAUGHT_BY = {
     LosesTheLastByte: ["dictionary", "large_blob"],
     StreamsOnlyOneChunk: ["dictionary", "large_blob"],
@@ -221,6 +230,7 @@ CAUGHT_BY = {
     RefusesHalfCharacters: ["any_ids"],
     HidesControlTokens: ["fit_together"],
     PutsATokenFirst: ["no_text"],
+    GivesARunToItsLastPiece: ["many_scripts"],
 }
 CONTRACTS = {
     MemoryBlobStore: BlobStoreContract,

@@ -1,7 +1,8 @@
 """Rank files, as tiktoken reads them: a line for each token, its bytes in base64 and its rank, which is its id.
 
-A rank file does not say how text is split into words, nor which control tokens there are; `tokenizer_config.json`
-beside it does, under `pre_tokenizer` (a regular expression, or a name that GGUF has for one) and `added_tokens_decoder`.
+A rank file does not say how text is split into words, nor which control tokens there are. `tokenizer_config.json`
+beside it does: under `pre_tokenizer` (a regular expression, or a name that GGUF has for one) and
+`added_tokens_decoder`.
 """
 
 from __future__ import annotations
