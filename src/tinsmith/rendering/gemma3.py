@@ -57,14 +57,13 @@ class Gemma3(Renderer):
                 if len(messages) == 1:
                     raise RenderError(f"message {i}: {self.name} has no form for a system message without a question")
                 continue
-            out.message = i
+            out.message = 0 if i == first else i
             out.control(_START)
             out.text("model\n" if message.role == "assistant" else "user\n")
             if i == first == 1:
-                out.message = 0
                 out.text(messages[0].text, Origin.TEXT)
                 out.text("\n\n")
-                out.message = 1
+                out.message = i
             if message.role == "assistant":
                 out.cut()
             self._write_content(out, message)

@@ -190,9 +190,14 @@ class Nemotron3(Renderer):
         later = self.tokenizer.decode(out.render().ids)
         if later != f"{_START}{self._header}{self.tokenizer.decode(completion)}\n":
             return False
-        opens = np.flatnonzero(prompt[:-1] == self._id[_THINK])
-        opens = opens[:-1] if self._variant.thinks else opens  # the last is the header's
-        return not asked or self._variant.preserves or bool(np.all(prompt[opens + 1] == self._id[_THOUGHT]))
+        if not asked or self._variant.preserves:
+            return True
+        # A question ends the turn: thinking goes, and white space around what was said before calls changes.
+        results, starts = np.flatnonzero(prompt == self._id[_RESULTED]), np.flatnonzero(prompt == self._id[_START])
+        if len(results) and np.count_nonzero(starts > results[-1]) == 1:
+            return False
+        opens = np.flatnonzero(prompt[: starts[-1]] == self._id[_THINK])
+        return bool(np.all(prompt[opens + 1] == self._id[_THOUGHT]))
 
     def parse(self, ids: Sequence[int] | Ints) -> Parsed:
         return read_answer(ids, self.tokenizer, self._tags)
