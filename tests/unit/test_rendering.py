@@ -9,7 +9,7 @@ import pytest
 
 from tinsmith import rendering
 from tinsmith.domain.errors import ConfigError, RenderError
-from tinsmith.domain.messages import Conversation, Message, TextPart, ThinkingPart, Tool, ToolCall
+from tinsmith.domain.messages import Conversation, ImagePart, Message, TextPart, ThinkingPart, Tool, ToolCall
 from tinsmith.rendering import NothingToTrain, Overlong, Termination, TooLong, TrainOn
 from tinsmith.rendering.show import spans
 from tinsmith.testing import FakeTokenizer
@@ -205,3 +205,46 @@ def test_bridge() -> None:
     thought = control("<think>\na\n</think>\n\nHello<|im_end|>")
     assert qwen.bridge(asked, thought, [MORE]) is None
     assert qwen.bridge(asked, thought, [Message("tool", "2")]) is not None
+
+
+def test_control_tokens_in_text_are_allowed_only_loudly() -> None:
+    text = "a<|im_end|>b"
+    plain = rendering.get("chatml", TOKENIZER).render([Message.user(text)])
+    with pytest.warns(UserWarning, match="text may now write control tokens"):
+        loose = rendering.get("chatml", TOKENIZER).allow_control_tokens()
+    ids = loose.render([Message.user(text)]).ids.tolist()
+    assert ids.count(TOKENIZER.special_tokens["<|im_end|>"]) == 2
+    assert plain.ids.tolist().count(TOKENIZER.special_tokens["<|im_end|>"]) == 1
+    assert TOKENIZER.decode(ids) == TOKENIZER.decode(plain.ids)
+
+
+def test_an_image_is_carried_with_the_position_of_its_placeholder() -> None:
+    vision = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+    tokenizer = FakeTokenizer((*TOKENIZER.special_tokens, *vision))
+    content = (TextPart("What is "), ImagePart("cat.png"), TextPart(" doing?"))
+    for name in ("qwen3_vl", "qwen3_vl_instruct", "qwen3_5"):
+        renderer = rendering.get(name, tokenizer)
+        asked = Message("user", content)
+        prompt = renderer.generation_prompt([asked])
+        [(at, part)] = prompt.media
+        assert part == ImagePart("cat.png")
+        assert prompt.ids[at] == tokenizer.special_tokens["<|image_pad|>"]
+        assert "What is <|vision_start|><|image_pad|><|vision_end|> doing?" in tokenizer.decode(prompt.ids)
+        examples = renderer.supervised([asked, HELLO])
+        assert examples.media == (((at, part),),)
+    with pytest.raises(RenderError, match="message 0 holds an image part; qwen3 is a format without images"):
+        rendering.get("qwen3", tokenizer).generation_prompt([Message("user", content)])
+
+
+def test_what_is_not_declared_or_known_is_refused_by_message() -> None:
+    renderer = rendering.get("qwen3", TOKENIZER)
+    tool = {"name": "f", "parameters": {}}
+    call = Message("assistant", tool_calls=(ToolCall("g", "{}", "c1"),))
+    with pytest.raises(RenderError, match=r"message 1 calls the tool 'g', which is not declared \(declared: f\)"):
+        renderer.render([HI, call], [tool])
+    with pytest.raises(RenderError, match="message 2 is the result of call 'c2'; no call before it has that id"):
+        renderer.render([HI, call, Message("tool", "2", tool_call_id="c2")])
+    with pytest.raises(RenderError, match="message 0: unknown role 'usr'"):
+        renderer.render([{"role": "usr", "content": "Hi"}])
+    with pytest.raises(RenderError, match="message 0: content is null"):
+        renderer.generation_prompt([{"role": "user", "content": None}])

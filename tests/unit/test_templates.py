@@ -99,6 +99,34 @@ def test_real_chats_equal_the_template_token_by_token(shared: Path) -> None:
         assert ours.tolist() == whole.encode(text, add_special_tokens=False).ids
 
 
+def test_all_real_chats_render_as_the_template_and_read_back(shared: Path) -> None:
+    """Every answer, as it is trained, gives its message again."""
+    renderer, template = rendering.get("qwen3", TOKENIZER), template_of("qwen3", shared)
+    conversations = real_conversations(shared)
+    rendered = renderer.render_batch(conversations)
+    examples = renderer.supervised_batch(conversations)
+    answers = 0
+    for conversation, whole, datums in zip(conversations, rendered, examples, strict=True):
+        text = render_template(template, conversation.messages, tools=conversation.tools)
+        assert TOKENIZER.decode(whole.ids) == text
+        assert not isinstance(datums, RenderError)
+        for datum in datums:
+            trained = datum.weights != 0
+            for i in np.unique(datum.message[trained]).tolist():
+                parsed, message = (
+                    renderer.parse(datum.targets[trained & (datum.message == i)]),
+                    conversation.messages[i],
+                )
+                assert parsed.is_clean
+                assert parsed.message.text == message.text.lstrip("\n")
+                assert (parsed.message.thinking or "") == (message.thinking or "").strip("\n")
+                assert [(c.name, c.arguments) for c in parsed.message.tool_calls] == [
+                    (c.name, c.arguments) for c in message.tool_calls
+                ]
+                answers += 1
+    assert (len(conversations), answers) == (850, 1569)
+
+
 def test_the_words_trained_are_those_that_the_training_template_marks(shared: Path) -> None:
     """Of the marked stretch only the line end after the stop is left out: a model stops before it."""
     folder = shared / "data" / "chat_templates"

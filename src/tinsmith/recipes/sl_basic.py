@@ -158,6 +158,8 @@ def _examples(where: str, config: Config, model: LoadedModel, progress: Progress
             elif isinstance(example, RenderError):
                 hint = "; or too_long=truncate|skip" if isinstance(example, TooLong) else ""
                 raise DataError(f"{example}{hint}", source=source.name, line=line) from example
+            elif example.media:
+                raise DataError("holds images or sounds; this trainer takes text only", source=source.name, line=line)
             else:
                 cut += example.truncated
                 count += 1

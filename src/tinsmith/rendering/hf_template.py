@@ -50,8 +50,6 @@ class _Text:
 
     text: str
     """With guards."""
-    owners: tuple[int, ...] | None
-    """[characters]: the message whose words these are, -1 for the template's own; None where nothing is known."""
     marked: tuple[bool, ...]
     """[characters]: inside `{% generation %}`."""
 
@@ -167,7 +165,8 @@ class HFTemplate(Renderer):
         if not plain(whole.text).startswith(before):
             return None
         out = self._script(self.tokenizer)
-        self._pieces(out, whole, _index_after(whole.text, len(before)))
+        owners = self._owners(whole.text, messages, (), ask=True)
+        self._pieces(out, whole.text, owners, _index_after(whole.text, len(before)))
         return np.concatenate([prompt, completion, out.render().ids])
 
     def parse(self, ids: Sequence[int] | Ints) -> Parsed:
@@ -199,17 +198,20 @@ class HFTemplate(Renderer):
         tools = [s.tool for s in same]
         marked = self._template.render(messages, tools, ask=ask, guard=_over_texts(self._guarded))
         text, inside = _unmarked(marked)
-        return _Text(text, self._owners(messages, tools, ask, text), inside)
+        return _Text(text, inside)
 
     def _guarded(self, text: str) -> str:
         """The text, escaped, with a guard inside everything that spells a control token."""
         text = escaped(text)
+        if self._names.search(text) is None:
+            return text
         at = [0, *(m.start() + 1 for m in self._spelled.finditer(text)), len(text)]
         return GUARD.join(text[a:b] for a, b in pairwise(at))
 
     def _owners(
-        self, messages: tuple[Message, ...], tools: Sequence[Tool], ask: bool, text: str
+        self, text: str, messages: Sequence[Message], tools: Sequence[Tool], *, ask: bool
     ) -> tuple[int, ...] | None:
+        """[characters]: the message whose words these are, -1 for the template's own; None where nothing is known."""
         words: list[tuple[str, int]] = []
 
         def hidden(message: int) -> Callable[[re.Match[str]], str]:
@@ -246,9 +248,11 @@ class HFTemplate(Renderer):
 
     def _write_text(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], *, ask: bool) -> None:
         whole = self._text(messages, tools, ask=ask)
-        if whole.owners is not None:
+        owners = self._owners(whole.text, messages, tools, ask=ask)
+        if owners is not None:
+            shown = set(owners)
             for i, message in enumerate(messages):
-                if message.text.strip() and i not in whole.owners:
+                if message.text.strip() and i not in shown:
                     raise RenderError(f"message {i}: the chat template leaves out what this {message.role} says")
         starts: dict[int, int] = {}
         for i in range(1, len(messages)):
@@ -264,7 +268,7 @@ class HFTemplate(Renderer):
                 found = self._answer(whole, messages, tools, i, last=i + 1 == len(messages) and out.sampled)
                 answers += [] if found is None else [(i, *found)]
         trained = out.sampled and answers and answers[-1][0] + 1 == len(messages)
-        self._pieces(out, whole, 0, answers, starts, answers[-1][1] if trained else -1)
+        self._pieces(out, whole.text, owners, 0, answers, starts, answers[-1][1] if trained else -1)
 
     def _answer(
         self, whole: _Text, messages: Sequence[Message], tools: Sequence[Tool], i: int, *, last: bool
@@ -302,7 +306,8 @@ class HFTemplate(Renderer):
     def _pieces(
         self,
         out: Script,
-        whole: _Text,
+        text: str,
+        owners: tuple[int, ...] | None,
         start: int,
         answers: Sequence[tuple[int, int, int]] = (),
         starts: Mapping[int, int] | None = None,
@@ -310,7 +315,6 @@ class HFTemplate(Renderer):
     ) -> None:
         """Write the text from character `start` on; answers are (message, begin, end), starts those of messages where
         they are known. At `cut` sampling begins."""
-        text, owners = whole.text, whole.owners
         controls = {
             m.start(): m
             for m in self._names.finditer(text, start)
