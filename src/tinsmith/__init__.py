@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tinsmith.bootstrap import LoadedModel as LoadedModel
     from tinsmith.bootstrap import load_model as load_model
     from tinsmith.bootstrap import open_source as open_source
+    from tinsmith.cli import run_program as run_program
     from tinsmith.config.options import option as option
     from tinsmith.config.resolve import from_dict as from_dict
     from tinsmith.config.resolve import load as load
@@ -58,6 +59,7 @@ _MODULE_OF = {
     "Ints": "domain.tokens",
     "Message": "domain.messages",
     "Conversation": "domain.messages",
+    "run_program": "cli",
     "open_source": "bootstrap",
     "load_model": "bootstrap",
     "LoadedModel": "bootstrap",
@@ -115,4 +117,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*__all__, *_MODULES})

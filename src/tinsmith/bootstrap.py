@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -109,17 +109,22 @@ class LoadedModel:
             token_bytes=self.token_bytes,
         )
 
-    def export(self, trainer: Trainer, directory: Path, kind: str) -> Sequence[Path]:
+    def export(
+        self, trainer: Trainer, directory: str | os.PathLike[str], kind: Literal["merged", "adapter"] = "merged"
+    ) -> Sequence[Path]:
         """Write the trained model as Hugging Face files, "merged" (with its tokenizer) or "adapter"."""
         from tinsmith.adapters.huggingface.tokenizer import save_tokenizer
 
+        directory = Path(directory)
         trainer.export(directory, kind).result()
         if kind == "merged":
             save_tokenizer(self.tokenizer, directory, renderer=self.renderer_name)
         return sorted(directory.iterdir())
 
 
-def load_model(name: str = TINY, *, renderer: str | None = None, threads: int | None = None) -> LoadedModel:
+def load_model(
+    name: str | os.PathLike[str] = TINY, *, renderer: str | None = None, threads: int | None = None
+) -> LoadedModel:
     """Load a model by name (`tiny`, `smollm2-135m`, `hf://ORG/NAME`) or path (a Hugging Face directory, a .gguf file).
 
     renderer: a chat format; None takes the one stored with the model, else the one recommended for it.
@@ -129,6 +134,7 @@ def load_model(name: str = TINY, *, renderer: str | None = None, threads: int | 
     from tinsmith import _native
     from tinsmith.adapters.huggingface.tokenizer import load_tokenizer
 
+    name = os.fspath(name)
     available = cores()
     if threads is not None and not 1 <= threads <= available:
         raise ConfigError(f"threads={threads}: from 1 to {available}, the processors of this machine")
@@ -189,6 +195,14 @@ def open_source(where: str) -> DatasetSource:
     from tinsmith.adapters.local.jsonl import JsonlSource
 
     return JsonlSource(path)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise MissingExtraError for a tracker whose package is not installed."""
+    from tinsmith.adapters.tracking import make_tracker
+
+    for name in names:
+        make_tracker(name, "tinsmith")
 
 
 def run_logs(names: Sequence[str], project: str, run_name: str, config: Mapping[str, Any]) -> list[RunLog]:

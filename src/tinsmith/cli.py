@@ -98,6 +98,27 @@ def _spoken(config: type, entry: Entry, words: Sequence[str]) -> list[str]:
     return pairs
 
 
+def run_program(config: type, run: Callable[[Any, Any], int | None], args: Sequence[str] | None = None) -> int:
+    """The command line of a program of one's own: options of `config` as key=value, `--help`, errors in one message,
+    live progress. Gives the exit code: `raise SystemExit(run_program(Config, run))`."""
+    words = sys.argv[1:] if args is None else list(args)
+    for stream in (sys.stdout, sys.stderr):
+        plain_stream(stream)
+    ui = Terminal()
+    try:
+        if {"-h", "--help"} & set(words):
+            rows = [(row.name, row.type, row.shown_default(), row.meaning()) for row in options_of(config)]
+            ui.grid(rows, ("option", "type", "default", "meaning"))
+            return 0
+        with ui:
+            return run(resolve(config, pairs=words).config, ui) or 0
+    except KeyboardInterrupt:
+        return 130
+    except errors.TinsmithError as error:
+        _say_error(str(error))
+        return 2 if isinstance(error, USER_ERRORS) else 1
+
+
 def check_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
     """`tinsmith check RECIPE ...`: print where each value came from and what the recipe would do."""
     job = load_recipe(entry)

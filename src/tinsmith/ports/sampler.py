@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Protocol
 
@@ -21,6 +22,11 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"
 
 
+def _strings(value: str | Iterable[str]) -> tuple[str, ...]:
+    """One string is one string, not its letters."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
 @frozen(kw_only=True)
 class SamplingParams:
     """How to sample. Filters come in this order: temperature, then top-k, then top-p."""
@@ -34,7 +40,7 @@ class SamplingParams:
     """Keep the smallest set of likeliest tokens with at least this probability."""
     stop_ids: tuple[int, ...] = ()
     """Token ids that end a completion; the id is part of the completion."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = field(default=(), converter=_strings)
     """Strings that end a completion once its text holds one."""
     seed: int = 0
     """With the prompt, fixes every completion; completion j of a call draws from (seed, j)."""

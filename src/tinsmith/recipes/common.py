@@ -14,6 +14,7 @@ from tinsmith import bootstrap
 from tinsmith.bootstrap import LoadedModel
 from tinsmith.config import option, to_dict
 from tinsmith.domain.datums import Datum
+from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.schedules import Schedule
 from tinsmith.ports.pending import DEADLINE_S
 from tinsmith.ports.progress import Progress
@@ -76,7 +77,11 @@ def default_path(recipe: str, config: RunConfig, *words: object) -> Path:
 
 @contextmanager
 def open_run(recipe: str, config: RunConfig, path: Path, progress: Progress) -> Iterator[RunDirectory]:
-    """Open the run directory; notes of what was found there go to the person."""
+    """Open the run directory; notes of what was found there go to the person. What options ask for that cannot be had
+    is said before anything in it is touched."""
+    bootstrap.check_trackers(config.track)
+    if config.export == "adapter" and config.lora.rank == 0:
+        raise ConfigError("lora.rank=0 trains all weights, there is no adapter: use export=merged or export=none")
     directory = RunDirectory.open(
         path,
         recipe=recipe,

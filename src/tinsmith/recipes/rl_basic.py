@@ -110,7 +110,7 @@ def report(progress: Progress, directory: RunDirectory) -> None:
     spent = sum(line.get("time/step", 0.0) for line in lines)
     progress.table(
         "result",
-        ["", "before", "after"],
+        ["", "before", "after"] if tested else ["", "first batch", "last batch"],
         [
             ["share of right answers", before[f"{first}/correct"], after[f"{last}/correct"]],
             ["reward", before[f"{first}/reward/total"], after[f"{last}/reward/total"]],
@@ -144,6 +144,8 @@ def validate(config: Config) -> None:
         raise ConfigError(f"env={config.env} needs data=FILE, e.g. a {config.env} train.jsonl")
     if config.env == "arithmetic" and (config.data or config.test_data):
         raise ConfigError("env=arithmetic draws its own problems and takes no data=")
+    if config.temperature == 0 and config.remove_constant_groups:
+        raise ConfigError("temperature=0 gives each problem the same attempt again and again: nothing is trained")
     if config.group_size == 1 and config.remove_constant_groups:
         raise ConfigError("group_size=1 leaves every group constant, so that nothing is trained; take at least 2")
 

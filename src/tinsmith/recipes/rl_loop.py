@@ -122,3 +122,7 @@ def check(config: Config) -> Iterable[Any]:
     model = ts.load_model(config.model)
     yield "one prompt:"
     yield model.tokenizer.decode(prompt_ids(model.renderer, 4, 5))
+
+
+if __name__ == "__main__":
+    raise SystemExit(ts.run_program(Config, run))

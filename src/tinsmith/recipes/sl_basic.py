@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +48,7 @@ class Config(common.RunConfig):
 
 def run(config: Config, progress: Progress) -> int:
     model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
-    examples, test = load_examples(config, model, progress)
+    examples, test = load_examples(config, model, progress.note)
     data = SupervisedData(examples, config.seed)
     path = config.log_path or common.default_path(NAME, config, Path(config.data).stem)
     with (
@@ -89,17 +89,19 @@ def report(progress: Progress, directory: RunDirectory) -> None:
 def check(config: Config) -> Iterable[Any]:
     """One rendered example with its weights, and what the run would take; trains nothing."""
     model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
-    examples, test = load_examples(config, model, None)
+    notes: list[str] = []
+    examples, test = load_examples(config, model, notes.append)
     data = SupervisedData(examples, config.seed)
     steps = data.steps_between(0, config.num_epochs * len(data), config.batch_size)
     steps = steps if config.max_steps is None else min(steps, config.max_steps)
     tokens = [sum(d.num_tokens for d in example) for example in examples]
+    yield from notes
     yield from common.show_example(model, examples[0][0])
     yield (
         f"{len(examples)} examples, {sum(tokens)} tokens (median {int(np.median(tokens))}, longest {max(tokens)}), "
         f"{len(test)} test datums"
     )
-    yield common.estimate(model, config, steps, steps * config.batch_size * float(np.mean(tokens)))
+    yield common.estimate(model, config, steps, steps * min(config.batch_size, len(examples)) * float(np.mean(tokens)))
 
 
 def settings(config: Config) -> SupervisedSettings:
@@ -116,12 +118,12 @@ def settings(config: Config) -> SupervisedSettings:
 
 
 def load_examples(
-    config: Config, model: LoadedModel, progress: Progress | None
+    config: Config, model: LoadedModel, note: Callable[[str], object]
 ) -> tuple[list[tuple[Datum, ...]], list[Datum]]:
     """All examples as datums, and the test datums. A malformed row stops here, before anything is trained."""
-    examples = list(_examples(config.data, config, model, progress))
+    examples = list(_examples(config.data, config, model, note))
     if config.test_data is not None:
-        test = list(_examples(config.test_data, config, model, progress))
+        test = list(_examples(config.test_data, config, model, note))
     else:
         if config.test_size >= len(examples):
             raise ConfigError(
@@ -133,7 +135,9 @@ def load_examples(
     return examples, [d for example in test for d in example]
 
 
-def _examples(where: str, config: Config, model: LoadedModel, progress: Progress | None) -> Iterator[tuple[Datum, ...]]:
+def _examples(
+    where: str, config: Config, model: LoadedModel, note: Callable[[str], object]
+) -> Iterator[tuple[Datum, ...]]:
     source = bootstrap.open_source(where)
     max_length = min(config.max_length or model.context, model.context)
     overlong = "truncate" if config.too_long == "truncate" else "refuse"
@@ -141,9 +145,9 @@ def _examples(where: str, config: Config, model: LoadedModel, progress: Progress
     total, said = source.count(), time.monotonic()
     rows = enumerate(source, 1)
     while part := list(islice(rows, RENDERED_AT_ONCE)):
-        if progress is not None and time.monotonic() - said > 5:
+        if time.monotonic() - said > 5:
             said = time.monotonic()
-            progress.note(f"{source.name}: rendering, {part[0][0]} of {total or '?'} rows")
+            note(f"{source.name}: rendering, {part[0][0]} of {total or '?'} rows")
         examples = model.renderer.supervised_batch(
             [conversation_from_row(row, source=source.name, line=line) for line, row in part],
             train_on=config.train_on,
@@ -164,14 +168,15 @@ def _examples(where: str, config: Config, model: LoadedModel, progress: Progress
                 cut += example.truncated
                 count += 1
                 yield example.datums
-    if progress is not None:
-        for number, what in (
-            (empty, "have nothing to train on and were left out"),
-            (long, f"are longer than {max_length} tokens and were left out"),
-            (cut, f"were cut to {max_length} tokens"),
-        ):
-            if number:
-                progress.note(f"{source.name}: {number} of {count + empty + long} examples {what}")
+    for number, what in (
+        (empty, "have nothing to train on and were left out"),
+        (long, f"are longer than {max_length} tokens and were left out"),
+        (cut, f"were cut to {max_length} tokens"),
+    ):
+        if number:
+            note(f"{source.name}: {number} of {count + empty + long} examples {what}")
+    if not count + empty + long:
+        raise DataError("the file is empty: there is no conversation in it", source=source.name)
     if not count:
         raise DataError(
             f"no example has anything to train on ({empty} without a trained token, {long} too long)",

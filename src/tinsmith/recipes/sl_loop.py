@@ -17,6 +17,7 @@ from attrs import frozen
 import tinsmith as ts
 from tinsmith.config import option
 from tinsmith.domain.chat_rows import conversation_from_row
+from tinsmith.domain.errors import DataError
 from tinsmith.ports.progress import Progress
 
 
@@ -40,6 +41,8 @@ def run(config: Config, progress: Progress) -> int:
         ).datums
         for line, row in enumerate(ts.open_source(config.data), 1)
     ]
+    if not examples:
+        raise DataError("there is nothing to train on: the file holds no conversation", source=config.data)
     order = np.random.default_rng(config.seed).permutation(len(examples))
     steps = -(-len(examples) // config.batch_size)
     steps = min(steps, config.max_steps or steps)
@@ -83,3 +86,7 @@ def check(config: Config) -> Iterable[Any]:
     datum = model.renderer.supervised(conversation_from_row(first, source=config.data, line=1)).datums[0]
     yield f"the first example has {datum.num_tokens} tokens, {datum.num_loss_tokens} of them trained:"
     yield model.tokenizer.decode(datum.tokens)
+
+
+if __name__ == "__main__":
+    raise SystemExit(ts.run_program(Config, run))

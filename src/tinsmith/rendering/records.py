@@ -72,9 +72,7 @@ class TooLong(RenderError):
     def __init__(self, num_tokens: int, max_length: int) -> None:
         self.num_tokens = num_tokens
         self.max_length = max_length
-        super().__init__(
-            f"{num_tokens} tokens, longer than max_length={max_length}: cut it (overlong=truncate) or leave it out"
-        )
+        super().__init__(f"{num_tokens} tokens, longer than max_length={max_length}: cut it or leave it out")
 
 
 @frozen(eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -19,7 +19,7 @@ class Interrupt:
 
 
 @contextmanager
-def graceful_interrupt() -> Iterator[Interrupt]:
+def graceful_interrupt(note: Callable[[str], object]) -> Iterator[Interrupt]:
     """The first SIGINT or SIGTERM sets the flag, a second one raises KeyboardInterrupt at once.
 
     Off the main thread no handler can be set, and signals do what they did.
@@ -33,6 +33,7 @@ def graceful_interrupt() -> Iterator[Interrupt]:
         if state.requested:
             raise KeyboardInterrupt
         state.requested = True
+        note("finishing this step, then saving; once more stops now, and leaves the last checkpoint")
 
     previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -108,14 +108,14 @@ class RLLoop:
     def run(self) -> Mapping[str, float]:
         """The metrics of the last step and of the final evaluation. Raises as `SupervisedLoop.run` does."""
         settings = self._settings
-        step, cursor = restore(self._directory, self._trainer, settings.timeout_s)
+        step, cursor = restore(self._directory, self._trainer, settings.timeout_s, self._progress.note)
         same_data(cursor, self._problems.fingerprint, str(self._directory.path))
         position = int(cursor.get("problems", 0))
         if step >= settings.max_steps:
-            self._progress.note(f"this run is complete: {step} steps were taken and none is left")
+            self._progress.note(self._directory.nothing_left(step))
         metrics: Mapping[str, float] = {}
         try:
-            with graceful_interrupt() as interrupt:
+            with graceful_interrupt(self._progress.note) as interrupt:
                 while step < settings.max_steps and not interrupt.requested:
                     metrics = self._named_step(step, position)
                     step, position = step + 1, position + settings.groups_per_batch

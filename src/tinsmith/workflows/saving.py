@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from tinsmith.domain.datums import COLUMNS, Batch
@@ -16,12 +16,22 @@ from tinsmith.workflows.waiting import wait
 Keep = Literal["periodic", "rolling", "final"]
 
 
-def restore(run: RunDirectory, trainer: Trainer, timeout_s: float) -> tuple[int, Mapping[str, Any]]:
-    """Load the newest usable checkpoint; gives the step to go on with and its cursor (0 and {} for a new run)."""
+def restore(
+    run: RunDirectory, trainer: Trainer, timeout_s: float, note: Callable[[str], object]
+) -> tuple[int, Mapping[str, Any]]:
+    """Load the newest usable checkpoint; gives the step to go on with and its cursor (0 and {} for a new run). Says
+    which checkpoint that is, and which it passed over."""
+    told = len(run.notes)
     point = run.resume(
         load=lambda handle: wait(trainer.load_state(handle), f"loading {handle}", timeout_s),
         delete=lambda handle: wait(trainer.delete_state(handle), f"deleting {handle}", timeout_s),
     )
+    for line in run.notes[told:]:
+        note(line)
+    if point is not None:
+        note(f"going on after step {point.step}, from checkpoint {point.name}")
+    elif run.reopened:
+        note("starting again at step 1: the run left no checkpoint to go on from")
     return (0, {}) if point is None else (point.step, point.cursor)
 
 

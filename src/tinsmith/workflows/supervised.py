@@ -103,7 +103,7 @@ class SupervisedLoop:
         weights before it, when a step gives no finite number; DeadlineError, which names the step, when the backend
         owes a result for longer than `timeout_s`.
         """
-        step, cursor = restore(self._directory, self._trainer, self._settings.timeout_s)
+        step, cursor = restore(self._directory, self._trainer, self._settings.timeout_s, self._progress.note)
         same_data(cursor, self._data.fingerprint, str(self._directory.path))
         position = int(cursor.get("examples", 0))
         left = self._data.steps_between(
@@ -111,11 +111,11 @@ class SupervisedLoop:
         )
         self._total = step + left if self._settings.max_steps is None else min(step + left, self._settings.max_steps)
         if step >= self._total:
-            self._progress.note(f"this run is complete: {step} steps were taken and none is left")
+            self._progress.note(self._directory.nothing_left(step))
         queue: deque[_Submitted] = deque()
         metrics: Mapping[str, float] = {}
         self._clock = time.monotonic()
-        with graceful_interrupt() as interrupt:
+        with graceful_interrupt(self._progress.note) as interrupt:
             while step < self._total and not interrupt.requested:
                 queue.append(self._submit(step, position))
                 step, position = step + 1, queue[-1].end

@@ -116,7 +116,7 @@ impl Request {
             ));
         }
         if let Some(at) = self.stop_strings.iter().position(Vec::is_empty) {
-            return refuse(format!("stop_strings[{at}] is empty"));
+            return refuse(format!("stop[{at}] is empty"));
         }
         if !self.stop_strings.is_empty() && !knows_bytes {
             return refuse(

@@ -49,6 +49,12 @@ class Outputs:
                 if not exists(self._files, path) or read(self._files, path) != data:
                     write_atomic(self._files, path, data)
 
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        data = pretty(config).encode()
+        path = self._path / CONFIG
+        with self._journal.guard(path, len(data)):
+            write_atomic(self._files, path, data)
+
     def add_step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write the line of a step, with the evaluations that waited for it."""
         self._append_metrics({"step": step} | self._evaluations.pop(step, {}) | dict(metrics))

@@ -80,6 +80,7 @@ class RunDirectory:
         self._outputs = Outputs(path, files, self._journal)
         self._lock = files.lock(path / LOCK)
         self._config: dict[str, Any] = {}
+        self._trained_with: dict[str, Any] | None = None  # the config of the last step that counts
         self._records: list[Record] = []  # those that count when the directory was opened; empty after `resume`
         self._reopened = False
         self._session = 0  # how often the run was resumed before
@@ -162,6 +163,12 @@ class RunDirectory:
         if self._journal.cut_bytes:
             self.notes.append(f"cut {self._journal.cut_bytes} bytes that a crash left after record {len(records)}")
         self._reopened = True
+        current: dict[str, Any] = dict(first.config)
+        for record in records:
+            if isinstance(record.event, Started | Resumed):
+                current = dict(record.event.config)
+            elif isinstance(record.event, Step):
+                self._trained_with = current
         self._session = sum(isinstance(r.event, Resumed) for r in records)
         self._records = live(records)
         deleted = {r.event.name for r in records if isinstance(r.event, Deleted)}
@@ -171,7 +178,7 @@ class RunDirectory:
             if isinstance(record.event, Finished):
                 self._finished_at = record.event.step
         if self._finished_at is not None:  # the last process may have been killed before it put these right
-            self._outputs.rewrite(self._config, self._records)
+            self._outputs.rewrite(self._trained_with or self._config, self._records)
             self._remove_strays()
 
     @property
@@ -193,6 +200,11 @@ class RunDirectory:
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
         return self._outputs.read_metrics()
+
+    @property
+    def reopened(self) -> bool:
+        """Whether the directory held a run already."""
+        return self._reopened
 
     # Going on
 
@@ -233,6 +245,13 @@ class RunDirectory:
         self._delete = delete
         self._prune()
         return self._point(checkpoint) if checkpoint else None
+
+    def nothing_left(self, steps: int) -> str:
+        """Leave a complete run as it was trained: config.json keeps the config of its last step. What to say of it."""
+        if self._trained_with is not None:
+            self._config = self._trained_with
+            self._outputs.write_config(self._config)
+        return f"this run is complete: {steps} steps were taken and none is left; nothing was changed"
 
     def _choose(self, load: Callable[[str], object]) -> Record | None:
         usable = {c.name for c in self._checkpoints}
