@@ -38,6 +38,13 @@ GLM = (
 NEMOTRON = ("<|im_start|>", "<|im_end|>", *TAGS)
 
 
+MISTRAL = (
+    *("<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[AVAILABLE_TOOLS]"),
+    *("[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]", "[TOOL_RESULTS]", "[TOOL_CONTENT]"),
+    "[/TOOL_RESULTS]",
+)
+
+
 class Format(RendererContract):
     name = ""
     options: dict[str, Any] = {}  # noqa: RUF012
@@ -91,14 +98,14 @@ class TestDeepSeekV30324(Format):
     name, tokens, avoid, trains_thinking = "deepseek_v3_0324", DEEPSEEK, ("</think>",), False
 
 
-def numbered(conversation: Conversation) -> Conversation:
+def numbered(conversation: Conversation, form: str = "functions.{name}:{number}") -> Conversation:
     """With the ids that the family gives to calls."""
     messages: list[Message] = []
     number, waiting = 0, list[str]()
     for message in conversation.messages:
         calls = []
         for call in message.tool_calls:
-            calls.append(evolve(call, id=f"functions.{call.name}:{number}"))
+            calls.append(evolve(call, id=form.format(name=call.name, number=number)))
             waiting.append(str(calls[-1].id))
             number += 1
         answers = message.role == "tool"
@@ -191,3 +198,22 @@ class TestNemotron3Ultra(TestNemotron3):
 
 class TestNemotron3UltraDisable(TestNemotron3):
     name, trains_thinking = "nemotron3_ultra_disable_thinking", False
+
+
+class TestMistral(Format):
+    name, tokens = "mistral", MISTRAL
+
+    def conversations(self, renderer: Renderer) -> st.SearchStrategy[Conversation]:
+        return super().conversations(renderer).map(lambda c: numbered(c, "{number:09d}"))
+
+
+def test_mistral() -> None:
+    call = Message("assistant", tool_calls=(ToolCall("add", '{"x": 1}', "abcdefghi"),))
+    renderer = rendering.get("mistral", FakeTokenizer(MISTRAL))
+    messages = [Message.system("S"), Message.user("Q"), call, Message("tool", "2", tool_call_id="abcdefghi")]
+    tool = {"type": "function", "function": {"name": "add"}}
+    assert renderer.tokenizer.decode(renderer.generation_prompt(messages, tools=[tool]).ids) == (
+        '<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][AVAILABLE_TOOLS][{"type": "function", "function": {"name": "add"}}]'
+        '[/AVAILABLE_TOOLS][INST]Q[/INST][TOOL_CALLS]add[CALL_ID]abcdefghi[ARGS]{"x": 1}</s>'
+        "[TOOL_RESULTS]abcdefghi[TOOL_CONTENT]2[/TOOL_RESULTS]"
+    )
