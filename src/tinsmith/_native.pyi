@@ -404,9 +404,9 @@ ANSWER_MARKS: list[str]
 
 def grade_answers(
     golds: list[str | bytes | None], preds: list[str | bytes | None], responses: bool, strict: bool
-) -> tuple[NDArray[np.int8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """Compare answers: (1 equal, 0 different, -1 undecided; reason; tier), [N] each. `responses`: the answer is found
-    in each of preds first."""
+) -> tuple[NDArray[np.int8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+    """Compare answers: (1 equal, 0 different, -1 undecided; reason; tier; seconds), [N] each. `responses`: the answer
+    is found in each of preds first."""
 
 def extract_answers(items: list[str | bytes | None]) -> list[tuple[int, int, int]]:
     """The (start, end, mark) of the answer in each response, in characters; start is -1 where there is none."""

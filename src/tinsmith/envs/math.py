@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-from attrs import frozen
 
 from tinsmith.domain import answers
 from tinsmith.domain.errors import DataError
 from tinsmith.domain.messages import Message
 from tinsmith.envs.problem import Problem, ProblemSet, ProblemTask
 from tinsmith.ports.data import DatasetSource, Row
-from tinsmith.ports.grader import Grade, Grader
+from tinsmith.ports.grader import Grader
 from tinsmith.rendering import Renderer
 
 ARITHMETIC_PROBLEMS = 101 * 101
@@ -31,26 +30,15 @@ BOXED_EXAMPLE = (
 ARITHMETIC_EXAMPLE = (Message.user("What is 4 + 5?"), Message.assistant("9"))
 
 
-@frozen
-class NumericGrader:
-    """Exact comparison of integers and decimals; the answer is the last box, or the last number."""
-
-    boxed: bool
-
-    def grade_batch(self, golds: Sequence[str], responses: Sequence[str]) -> list[Grade]:
-        grades = []
-        for gold, response in zip(golds, responses, strict=True):
-            answer = answers.last_boxed(response) if self.boxed else answers.last_number(response)
-            if answer is None:
-                grades.append(Grade(correct=False, has_answer=False))
-            else:
-                same = answers.same_number(gold, answer) or gold.strip() == answer.strip()
-                grades.append(Grade(correct=same, has_answer=True, answer=answer))
-        return grades
+def boxed(text: str) -> str | None:
+    r"""What stands in the last `\boxed{}` of a text."""
+    found = answers.extract(text)
+    return found.text if found is not None and found.mark == "boxed" else None
 
 
 def arithmetic(
     renderer: Renderer,
+    grader: Grader,
     *,
     seed: int,
     test: bool = False,
@@ -66,7 +54,8 @@ def arithmetic(
 
     task = ProblemTask(
         renderer=renderer,
-        grader=NumericGrader(boxed=False),
+        grader=grader,
+        extract=answers.last_number,
         prefix=ARITHMETIC_EXAMPLE if fewshot else (),
         format_coef=format_coef,
     )
@@ -76,11 +65,11 @@ def arithmetic(
 def gsm8k(
     rows: DatasetSource,
     renderer: Renderer,
+    grader: Grader,
     *,
     seed: int | None,
     fewshot: bool = True,
     format_coef: float = 0.1,
-    grader: Grader | None = None,
 ) -> ProblemSet:
     """Rows `{"question", "answer"}`; the right answer follows `####` in `answer`."""
 
@@ -89,25 +78,25 @@ def gsm8k(
         return None if found is None else found.replace(",", "")
 
     problems = _problems(rows, "gsm8k", "question", answer, 'an "answer" that ends with "#### NUMBER"')
-    return _boxed("gsm8k", problems, NUMERIC_SUFFIX, renderer, seed, fewshot, format_coef, grader)
+    return _boxed("gsm8k", problems, NUMERIC_SUFFIX, renderer, grader, seed, fewshot, format_coef)
 
 
 def math(
     rows: DatasetSource,
     renderer: Renderer,
+    grader: Grader,
     *,
     seed: int | None,
     fewshot: bool = True,
     format_coef: float = 0.1,
-    grader: Grader | None = None,
 ) -> ProblemSet:
     """Rows `{"problem", "answer"}` or `{"problem", "solution"}` with the answer in the solution's last box."""
 
     def answer(row: Row) -> str | None:
-        return str(row["answer"]) if row.get("answer") is not None else answers.last_boxed(str(row["solution"]))
+        return str(row["answer"]) if row.get("answer") is not None else boxed(str(row["solution"]))
 
     problems = _problems(rows, "math", "problem", answer, r'an "answer", or a "solution" with a \boxed{} answer')
-    return _boxed("math", problems, BOXED_SUFFIX, renderer, seed, fewshot, format_coef, grader)
+    return _boxed("math", problems, BOXED_SUFFIX, renderer, grader, seed, fewshot, format_coef)
 
 
 def _problems(
@@ -133,14 +122,15 @@ def _boxed(
     problems: list[Problem],
     suffix: str,
     renderer: Renderer,
+    grader: Grader,
     seed: int | None,
     fewshot: bool,
     format_coef: float,
-    grader: Grader | None,
 ) -> ProblemSet:
     task = ProblemTask(
         renderer=renderer,
-        grader=grader or NumericGrader(boxed=True),
+        grader=grader,
+        extract=boxed,
         prefix=BOXED_EXAMPLE if fewshot else (),
         suffix=suffix,
         format_coef=format_coef,

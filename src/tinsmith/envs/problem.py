@@ -31,12 +31,15 @@ class ProblemTask:
     """What is asked of the policy for every problem of a set, and how it is paid.
 
     reward = correct + format_coef * (format - 1); `format` holds when the response ended with a stop (not at the token
-    limit) and has an answer in the form asked for. A response without the format can still be correct, unless it was
-    cut off: then it has given no answer.
+    limit) and has an answer in the form asked for; without one, nothing can be correct. An answer that the grader
+    leaves undecided earns nothing and is counted as `undecided`; where it blames the right answer, the attempt is not
+    trained on and is counted as `gold_error` as well.
     """
 
     renderer: Renderer
     grader: Grader
+    extract: Callable[[str], str | None]
+    """Finds the answer in a response, in the form asked for."""
     prefix: tuple[Message, ...] = ()
     """Worked examples before each question."""
     suffix: str = ""
@@ -67,13 +70,21 @@ class ProblemEnv:
     async def step(self, action: Action) -> Step:
         parsed = self.task.renderer.parse(action.tokens)
         finished = action.finish is FinishReason.STOP
-        grade = self.task.grader.grade_batch([self.problem.answer], [parsed.message.text])[0]
-        correct = float(finished and grade.correct is True)
-        well_formed = float(finished and grade.has_answer)
+        answer = self.task.extract(parsed.message.text) if finished else None
+        grade = None if answer is None else (await self.task.grader.grade([self.problem.answer], [answer]))[0]
+        correct = float(grade is not None and grade.equal is True)
+        well_formed = float(grade is not None)
+        gold_error = grade is not None and grade.equal is None and grade.data_error
         return Step(
             reward=correct + self.task.format_coef * (well_formed - 1.0),
             stop_reason=StopReason.COMPLETED if finished else StopReason.MAX_TOKENS,
-            metrics={"correct": correct, "format": well_formed},
+            masked=gold_error,
+            metrics={
+                "correct": correct,
+                "format": well_formed,
+                "undecided": float(grade is not None and grade.equal is None),
+                "gold_error": float(gold_error),
+            },
         )
 
     async def close(self) -> None:

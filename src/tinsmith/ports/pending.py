@@ -90,5 +90,32 @@ class Pending(Generic[T]):
         self._future.add_done_callback(finish)
         return Pending(mapped, on_cancel=self.cancel_quietly)
 
+    def and_then(self, function: Callable[[T], Pending[U]]) -> Pending[U]:
+        """A pending of the result of more work, which `function(result)` submits when this work is finished."""
+        last: concurrent.futures.Future[U] = concurrent.futures.Future()
+        more: list[Pending[U]] = []
+
+        def cancel() -> None:
+            self.cancel()
+            for pending in more:
+                pending.cancel()
+
+        def hand_on(done: concurrent.futures.Future[Any], submit: Callable[[Any], Pending[U]] | None) -> None:
+            try:
+                value = done.result()
+                if submit is None:
+                    last.set_result(value)
+                else:
+                    more.append(submit(value))
+                    more[0]._future.add_done_callback(lambda f: hand_on(f, None))
+            except concurrent.futures.CancelledError:
+                last.set_exception(CancelledWorkError(_CANCELLED))
+            except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
+                last.set_exception(error)
+
+        last.set_running_or_notify_cancel()  # from here on it ends by what the work does
+        self._future.add_done_callback(lambda f: hand_on(f, function))
+        return Pending(last, on_cancel=cancel)
+
     def cancel_quietly(self) -> None:
         self.cancel()

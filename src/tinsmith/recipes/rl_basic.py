@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any, Literal
 
 from attrs import frozen
@@ -16,6 +17,7 @@ from tinsmith.domain.losses import check_loss
 from tinsmith.envs import math
 from tinsmith.envs.base import ProblemSource
 from tinsmith.envs.problem import ProblemGroup, ProblemSet
+from tinsmith.ports.grader import Grader
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.trainer import LossSpec
 from tinsmith.recipes import common
@@ -44,6 +46,9 @@ class Config(common.RunConfig):
     test_data: str | None = option(None, help="problems to evaluate on; none takes none (arithmetic draws its own)")
     test_size: int = option(512, help="test problems at most", min=0)
     fewshot: bool | None = option(None, help="show a worked example before each problem; none: not for arithmetic")
+    grader: bootstrap.GraderName = option(
+        "native", help="compares answers; sympy and math_verify are asked where native cannot decide"
+    )
     too_long: Literal["raise", "skip"] = option(
         "raise", help="what becomes of a problem whose prompt leaves no room for max_tokens"
     )
@@ -70,33 +75,34 @@ class Config(common.RunConfig):
 def run(config: Config, progress: Progress) -> int:
     validate(config)
     model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
-    problems, test = load_problems(config, model)
-    path = config.log_path or common.default_path(NAME, config, config.env)
-    with (
-        common.open_run(NAME, config, path, progress) as directory,
-        common.tracked(NAME, config, path, progress) as shown,
-    ):
-        trainer = common.make_trainer(model, config, directory)
-        reference = model.sampler() if config.kl_penalty_coef else None
-        try:
-            loop = RLLoop(
-                trainer,
-                problems,
-                settings(config),
-                directory,
-                shown,
-                reference=reference,
-                test=test,
-                decode=model.tokenizer.decode,
-            )
-            loop.run()
-            if config.export != "none":
-                model.export(trainer, directory.path / "final", config.export)
-        finally:
-            trainer.close()
-            if reference is not None:
-                reference.close()
-        report(progress, directory)
+    with closing(bootstrap.open_grader(config.grader)) as grader:
+        problems, test = load_problems(config, model, grader)
+        path = config.log_path or common.default_path(NAME, config, config.env)
+        with (
+            common.open_run(NAME, config, path, progress) as directory,
+            common.tracked(NAME, config, path, progress) as shown,
+        ):
+            trainer = common.make_trainer(model, config, directory)
+            reference = model.sampler() if config.kl_penalty_coef else None
+            try:
+                loop = RLLoop(
+                    trainer,
+                    problems,
+                    settings(config),
+                    directory,
+                    shown,
+                    reference=reference,
+                    test=test,
+                    decode=model.tokenizer.decode,
+                )
+                loop.run()
+                if config.export != "none":
+                    model.export(trainer, directory.path / "final", config.export)
+            finally:
+                trainer.close()
+                if reference is not None:
+                    reference.close()
+            report(progress, directory)
     return 0
 
 
@@ -125,7 +131,8 @@ def check(config: Config) -> Iterable[Any]:
     """One rendered problem, and what the run would take; trains nothing."""
     validate(config)
     model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
-    problems, test = load_problems(config, model)
+    with closing(bootstrap.open_grader(config.grader)) as grader:
+        problems, test = load_problems(config, model, grader)
     group = problems[0]
     assert isinstance(group, ProblemGroup)
     yield from common.show_example(model, group.worked_example())
@@ -150,14 +157,15 @@ def validate(config: Config) -> None:
         raise ConfigError("group_size=1 leaves every group constant, so that nothing is trained; take at least 2")
 
 
-def load_problems(config: Config, model: LoadedModel) -> tuple[ProblemSet, ProblemSource | None]:
+def load_problems(config: Config, model: LoadedModel, grader: Grader) -> tuple[ProblemSet, ProblemSource | None]:
     renderer = model.renderer
     if config.env == "arithmetic":
         fewshot = bool(config.fewshot)
         make = math.arithmetic
-        train = make(renderer, seed=config.seed, fewshot=fewshot, format_coef=config.format_coef)
+        train = make(renderer, grader, seed=config.seed, fewshot=fewshot, format_coef=config.format_coef)
         test = make(
             renderer,
+            grader,
             seed=config.seed,
             test=True,
             fewshot=fewshot,
@@ -169,7 +177,12 @@ def load_problems(config: Config, model: LoadedModel) -> tuple[ProblemSet, Probl
     fewshot = config.fewshot is not False
     assert config.data is not None
     train = load(
-        bootstrap.open_source(config.data), renderer, seed=config.seed, fewshot=fewshot, format_coef=config.format_coef
+        bootstrap.open_source(config.data),
+        renderer,
+        grader,
+        seed=config.seed,
+        fewshot=fewshot,
+        format_coef=config.format_coef,
     )
     longest, skip = model.context - config.max_tokens, config.too_long == "skip"
     train = train.within(longest, skip=skip)
@@ -178,6 +191,7 @@ def load_problems(config: Config, model: LoadedModel) -> tuple[ProblemSet, Probl
     held_out = load(
         bootstrap.open_source(config.test_data),
         renderer,
+        grader,
         seed=config.seed,
         fewshot=fewshot,
         format_coef=config.format_coef,

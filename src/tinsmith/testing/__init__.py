@@ -3,6 +3,7 @@
 from tinsmith.testing.backend import FakeSampler, FakeTrainer
 from tinsmith.testing.fakes import (
     FakeClock,
+    FakeGrader,
     FakeTokenizer,
     MemoryBlobStore,
     MemoryRunLog,
@@ -11,6 +12,7 @@ from tinsmith.testing.fakes import (
 
 __all__ = [
     "FakeClock",
+    "FakeGrader",
     "FakeSampler",
     "FakeTokenizer",
     "FakeTrainer",

@@ -1,18 +1,24 @@
-"""In-memory stand-ins of the small ports: tokenizer, blobs, rows, metrics, time. The backend is in `backend.py`."""
+"""In-memory stand-ins of the small ports: tokenizer, blobs, rows, metrics, time, grader. The backend: `backend.py`."""
 
 from __future__ import annotations
 
+import re
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from tinsmith.domain.errors import DataNotFoundError, ShapeError
+from tinsmith.domain.errors import CancelledWorkError, DataNotFoundError, ShapeError
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.blob import check_key
 from tinsmith.ports.data import Row
+from tinsmith.ports.grader import Grade
+from tinsmith.ports.pending import Pending
 
+_FRACTION = re.compile(r"\s*[-+]?[0-9]{1,40}(/[1-9][0-9]{0,40}|\.[0-9]{1,40})?\s*")
 CHAT_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"),
     *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
@@ -166,3 +172,40 @@ class FakeClock:
     def sleep(self, seconds: float) -> None:
         self.sleeps.append(seconds)
         self.advance(seconds)
+
+
+class FakeGrader:
+    """Compares fractions as `fractions.Fraction` reads them and other texts as they are, at once. A right answer of
+    braces alone cannot be read."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter(workers_replaced=0)
+        self._closed = False
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return dict(self._counts)
+
+    def grade(
+        self, golds: Sequence[str | None], preds: Sequence[str | None], *, deadline: float | None = None
+    ) -> Pending[list[Grade]]:
+        if len(golds) != len(preds):
+            raise ShapeError(f"{len(golds)} right answers, but {len(preds)} answers")
+        if self._closed:
+            raise CancelledWorkError("the grader was closed")
+        grades = [self._one(gold or "", pred or "") for gold, pred in zip(golds, preds, strict=True)]
+        self._counts.update(grade.reason for grade in grades)
+        return Pending.of(grades)
+
+    def _one(self, gold: str, pred: str) -> Grade:
+        if not gold.strip(" {}"):
+            return Grade(None, "gold_unparsed" if gold.strip() else "gold_empty", self.name)
+        return Grade(self._value(gold) == self._value(pred), "compared", self.name)
+
+    def _value(self, text: str) -> Fraction | str:
+        return Fraction(text) if _FRACTION.fullmatch(text) else text.strip()
+
+    def close(self) -> None:
+        self._closed = True

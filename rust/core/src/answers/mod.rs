@@ -26,6 +26,8 @@ mod structure;
 pub mod units;
 mod value;
 
+use std::time::Instant;
+
 use rayon::prelude::*;
 
 use ast::Answer;
@@ -161,20 +163,21 @@ pub fn grade_response(gold: &str, response: &str, policy: Policy) -> Verdict {
     }
 }
 
-/// A batch on all threads, in order; `responses`: the answer is found in the text first.
+/// A batch on all threads, in order, each with the seconds it took; `responses`: the answer is found in the text first.
 pub fn grade_batch<S: AsRef<str> + Sync>(
     golds: &[S],
     preds: &[S],
     responses: bool,
     policy: Policy,
-) -> Vec<Verdict> {
+) -> Vec<(Verdict, f32)> {
     let grade = |(gold, pred): (&S, &S)| {
-        let (gold, pred) = (gold.as_ref(), pred.as_ref());
-        if responses {
+        let (gold, pred, began) = (gold.as_ref(), pred.as_ref(), Instant::now());
+        let verdict = if responses {
             grade_response(gold, pred, policy)
         } else {
             equal(gold, pred, policy)
-        }
+        };
+        (verdict, began.elapsed().as_secs_f32())
     };
     if golds.len() < 64 {
         return golds.iter().zip(preds).map(grade).collect();

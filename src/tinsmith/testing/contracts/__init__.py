@@ -11,13 +11,14 @@ Needs the extra `test` (pytest, hypothesis).
 import pytest
 
 # So that a broken law shows its values.
-_SUITES = ("_common", "blob", "clock", "data", "files", "renderer", "runlog", "sampler", "tokenizer", "trainer")
+_SUITES = ("_common", "blob", "clock", "data", "files", "grader", "renderer", "runlog", "sampler", "tokenizer", "trainer")
 pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in _SUITES))
 
 from tinsmith.testing.contracts.blob import BlobStoreContract
 from tinsmith.testing.contracts.clock import ClockContract
 from tinsmith.testing.contracts.data import DatasetSourceContract
 from tinsmith.testing.contracts.files import FileSystemContract
+from tinsmith.testing.contracts.grader import GraderContract
 from tinsmith.testing.contracts.renderer import RendererContract
 from tinsmith.testing.contracts.runlog import RunLogContract
 from tinsmith.testing.contracts.sampler import SamplerContract
@@ -29,6 +30,7 @@ __all__ = [
     "ClockContract",
     "DatasetSourceContract",
     "FileSystemContract",
+    "GraderContract",
     "RendererContract",
     "RunLogContract",
     "SamplerContract",
