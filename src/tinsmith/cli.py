@@ -34,6 +34,7 @@ USER_ERRORS = (
     errors.RunLockedError,
 )
 COMMANDS: dict[str, Entry] = {
+    "grade": Entry("tinsmith.recipes.grade", "compare answers to mathematics questions with the right ones", "file"),
     "render": Entry("tinsmith.recipes.render", "conversations as tokens and weights, to look at or to compare", "file"),
 }
 """Jobs that are no recipes; their modules have the same `Config` and `run`."""
@@ -88,7 +89,8 @@ def _spoken(config: type, entry: Entry, words: Sequence[str]) -> list[str]:
     while rest:
         word = rest.pop(0)
         key = word.lstrip("-").replace("-", "_")
-        if not word.startswith("-") and "=" not in word and not any(p.startswith(f"{entry.argument}=") for p in pairs):
+        bare = word == "-" or (not word.startswith("-") and "=" not in word)  # - is standard input
+        if bare and not any(p.startswith(f"{entry.argument}=") for p in pairs):
             pairs.append(f"{entry.argument}={word}")
         elif word.startswith("--") and key in kinds:
             takes = kinds[key] != "true | false" or (rest and rest[0] in ("true", "false"))

@@ -11,7 +11,19 @@ Needs the extra `test` (pytest, hypothesis).
 import pytest
 
 # So that a broken law shows its values.
-_SUITES = ("_common", "blob", "clock", "data", "files", "grader", "renderer", "runlog", "sampler", "tokenizer", "trainer")
+_SUITES = (
+    "_common",
+    "blob",
+    "clock",
+    "data",
+    "files",
+    "grader",
+    "renderer",
+    "runlog",
+    "sampler",
+    "tokenizer",
+    "trainer",
+)
 pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in _SUITES))
 
 from tinsmith.testing.contracts.blob import BlobStoreContract
