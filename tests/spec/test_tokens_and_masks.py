@@ -22,7 +22,7 @@ from small_tokenizer import small_bpe
 from tinsmith import rendering
 from tinsmith.domain.messages import Conversation, Message, Part, TextPart, ThinkingPart, ToolCall
 from tinsmith.ports.tokenizer import Tokenizer
-from tinsmith.rendering import NothingToTrain, Origin, Renderer, Termination, TooLong, TrainOn
+from tinsmith.rendering import DeltaKind, NothingToTrain, Origin, Renderer, Termination, TooLong, TrainOn
 from tinsmith.rendering.show import spans
 from tinsmith.testing import FakeTokenizer
 from tinsmith.testing.strategies import HOSTILE, conversations, texts
@@ -317,6 +317,25 @@ def test_an_answer_cut_by_a_limit_is_read_as_cut(renderer: Renderer, data: st.Da
     assert renderer.parse(answer).termination is Termination.STOP
     if renderer.stop.ids and answer[-1] in renderer.stop.ids:
         assert renderer.parse([*answer.tolist(), 65]).termination is Termination.MALFORMED
+
+
+@every_format
+@given(data=st.data())
+def test_a_stream_reads_what_the_whole_reads_wherever_it_is_cut(renderer: Renderer, data: st.DataObject) -> None:
+    """What it gives piece by piece is what stands in the message at the end."""
+    conversation = chats(data, renderer)
+    datum = renderer.supervised(conversation, train_on="last_assistant_message")[0]
+    answer = datum.targets[datum.weights != 0]
+    cuts = data.draw(st.lists(st.integers(0, len(answer)), max_size=5).map(sorted))
+    stream, deltas = renderer.stream(), []
+    for a, b in pairwise([0, *cuts, len(answer)]):
+        deltas += stream.feed(answer[a:b])
+    rest, parsed = stream.finish()
+    assert parsed == renderer.parse(answer)
+    said = {kind: "".join(d.text for d in [*deltas, *rest] if d.kind is kind) for kind in DeltaKind}
+    assert said[DeltaKind.TEXT] == parsed.message.text
+    assert said[DeltaKind.THINKING] == (parsed.message.thinking or "")
+    assert tuple(d.call for d in [*deltas, *rest] if d.kind is DeltaKind.CALL) == parsed.message.tool_calls
 
 
 # From turn to turn.
