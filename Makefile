@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
 PYTEST_ARGS ?=
 
-.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine bench-rendering parity renderers tiny package fmt clean help
+.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering parity renderers tiny package fmt clean help
 
 run: build        ## train the tiny model on arithmetic by reinforcement learning
 	$(BIN)/tinsmith rl-basic
@@ -64,6 +64,16 @@ parity: .parity-venv/.built        ## compare with transformers, live, in an env
 bench-engine: build .parity-venv/.built   ## the engine's tokens a second beside PyTorch, in turns
 	$(BIN)/python benches/engine.py --peer .parity-venv/bin/python
 
+.cookbook-venv/.built:
+	test -x .cookbook-venv/bin/python || $(PY) -m venv .cookbook-venv
+	.cookbook-venv/bin/python -m pip install --quiet tinker-cookbook==0.6.1 sympy pylatexenc math-verify
+	touch $@
+
+DATA ?= ../shared/data
+
+bench-answers: build .cookbook-venv/.built   ## answers graded a second on one core beside math-verify and the classic pipeline; DATA=
+	RAYON_NUM_THREADS=1 $(BIN)/python benches/answers.py --peer .cookbook-venv/bin/python --data $(DATA)
+
 .tml-venv/.built:
 	test -x .tml-venv/bin/python || $(PY) -m venv .tml-venv
 	.tml-venv/bin/python -m pip install --quiet numpy torch==2.13.0 tml-renderers==0.2.1
@@ -87,7 +97,7 @@ fmt: build
 	cargo fmt --all
 
 clean:
-	rm -rf $(VENV) .parity-venv .tml-venv target dist src/tinsmith/_native*.so
+	rm -rf $(VENV) .parity-venv .cookbook-venv .tml-venv target dist src/tinsmith/_native*.so
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'

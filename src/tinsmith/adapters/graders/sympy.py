@@ -105,11 +105,10 @@ def _same(gold: Node, pred: Node) -> bool | None:
 
 
 def _plain(node: Node) -> Node:
-    """Two values for a plus-minus, without what means nothing more than its parts."""
+    """The two values of a plus-minus as a list, and a ratio of two as a quotient."""
     kind = node[0]
     if kind == "plusminus":
-        rest = [] if node[1] is None else [node[1]]
-        return ["list", [["add", [*rest, node[2]]], ["add", [*rest, ["neg", node[2]]]]]]
+        return ["list", node[1:]]
     if kind == "ratio" and len(node[1]) == 2:
         return ["div", *node[1]]
     return node
@@ -173,6 +172,8 @@ def _same_scalar(gold: Node, pred: Node) -> bool | None:
         rounded = _rounded(gold, pred, a, b)
         if rounded is not None:
             return rounded
+        if difference.is_Rational:
+            return False
     if sympy.simplify(difference) == 0:
         return True
     return False if _shown_different(difference) else None
