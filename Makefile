@@ -19,6 +19,7 @@ $(VENV)/.tools: pyproject.toml
 	touch $@
 
 $(VENV)/.built: $(VENV)/.tools $(RUST) pyproject.toml
+	@echo "building the extension and installing the tools into $(VENV); the first time takes some minutes"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 

@@ -93,6 +93,9 @@ class LoadedModel:
         return EmbeddedTrainer(
             self._native,
             name=self.name,
+            base_model=self.name.removeprefix("hf://")
+            if self.name.startswith("hf://")
+            else str(model_path(self.name).absolute()),
             state_dir=state_dir,
             lora=lora,
             seed=seed,
@@ -178,6 +181,10 @@ def model_path(name: str) -> Path:
     path = Path(name).expanduser()
     if not path.exists():
         raise ModelNotFoundError(f"there is no model {name!r}: neither a path nor one of {', '.join(NAMED_MODELS)}")
+    if (path / "journal.jsonl").exists():
+        final = path / "final"
+        trained = f"its trained model is {final}" if final.exists() else "it has no final/, where a trained model goes"
+        raise ModelNotFoundError(f"{name} is a run directory, not a model; {trained}")
     return path
 
 

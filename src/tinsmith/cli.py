@@ -177,6 +177,7 @@ class _Job(click.Command):
             ]
             ui.grid(rows, ("option", "type", "default", "meaning"))
             ui.note("\nconfig=FILE (TOML, JSON, YAML or a run directory) sets many at once; what comes later wins.")
+            ui.note("A list is typed a,b,c.")
         return captured.get().rstrip("\n")
 
     def _complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -205,6 +206,11 @@ class _Catalog(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] == "help" and "help" not in self.jobs:
+            args = [*args[1:2], "--help"]
+            if len(args) == 1:
+                click.echo(ctx.get_help())
+                ctx.exit()
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
             meant = nearest(name.replace("_", "-"), self.list_commands(ctx))

@@ -189,6 +189,12 @@ class Conversation:
     def __attrs_post_init__(self) -> None:
         if not self.messages:
             raise DataError("a conversation needs at least one message")
+        for i, message in enumerate(self.messages):
+            if not isinstance(message, Message):
+                kind = type(message).__name__
+                raise DataError(
+                    f"message {i} is a {kind}, not a Message: Message(role, content), e.g. Message.user(text)"
+                )
 
 
 @frozen

@@ -78,7 +78,7 @@ def gsm8k(
         return None if found is None else found.replace(",", "")
 
     problems = _problems(rows, "gsm8k", "question", answer, 'an "answer" that ends with "#### NUMBER"')
-    return _boxed("gsm8k", problems, NUMERIC_SUFFIX, renderer, grader, seed, fewshot, format_coef)
+    return _boxed("gsm8k", rows.name, problems, NUMERIC_SUFFIX, renderer, grader, seed, fewshot, format_coef)
 
 
 def math(
@@ -96,7 +96,7 @@ def math(
         return str(row["answer"]) if row.get("answer") is not None else boxed(str(row["solution"]))
 
     problems = _problems(rows, "math", "problem", answer, r'an "answer", or a "solution" with a \boxed{} answer')
-    return _boxed("math", problems, BOXED_SUFFIX, renderer, grader, seed, fewshot, format_coef)
+    return _boxed("math", rows.name, problems, BOXED_SUFFIX, renderer, grader, seed, fewshot, format_coef)
 
 
 def _problems(
@@ -113,12 +113,13 @@ def _problems(
             raise DataError(f'row needs a "{question}" and {needs}', source=rows.name, line=number)
         problems.append(Problem(f"{name}/{number - 1}", text, right))
     if not problems:
-        raise DataError("holds no problem", source=rows.name)
+        raise DataError("the file is empty: there is no problem in it", source=rows.name)
     return problems
 
 
 def _boxed(
     name: str,
+    source: str,
     problems: list[Problem],
     suffix: str,
     renderer: Renderer,
@@ -136,4 +137,6 @@ def _boxed(
         format_coef=format_coef,
     )
     digest = hashlib.blake2b(repr([(p.question, p.answer) for p in problems]).encode(), digest_size=16)
-    return ProblemSet(name, task, len(problems), problems.__getitem__, seed, fingerprint=digest.hexdigest())
+    return ProblemSet(
+        name, task, len(problems), problems.__getitem__, seed, fingerprint=digest.hexdigest(), source=source
+    )

@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from attrs import evolve, field, frozen
 
-from tinsmith.domain.datums import Datum
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import DataError
-from tinsmith.domain.messages import Conversation, Message
+from tinsmith.domain.messages import Message
 from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Step
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.sampler import FinishReason
-from tinsmith.rendering import Renderer, TrainOn
+from tinsmith.rendering import Renderer
 
 
 @frozen
@@ -110,12 +109,6 @@ class ProblemGroup:
     async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
         return [0.0] * len(episodes)
 
-    def worked_example(self) -> Datum:
-        """The problem with its right answer as a datum, to look at."""
-        answer = Message.assistant(self.source.answer)
-        conversation = Conversation((*self.task.messages(self.source), answer))
-        return self.task.renderer.supervised(conversation, train_on=TrainOn.LAST_ASSISTANT_MESSAGE).datums[0]
-
 
 @frozen(eq=False)
 class ProblemSet:
@@ -129,6 +122,8 @@ class ProblemSet:
     """None keeps the order."""
     tags: tuple[str, ...] = ()
     fingerprint: str = ""
+    source: str = ""
+    """File or set that the problems come from; errors name it."""
 
     def __len__(self) -> int:
         return self.length
@@ -161,12 +156,12 @@ class ProblemSet:
                 raise DataError(
                     f"{problem.id}: its prompt has {length} tokens; context less max_tokens leaves {tokens}. "
                     "Leave such problems out with too_long=skip, or take fewer max_tokens or a model of longer context",
-                    source=self.name,
+                    source=self.source or self.name,
                     line=index + 1,
                 )
             kept.append(index)
         if not kept:
-            raise DataError(f"every prompt has more than {tokens} tokens", source=self.name)
+            raise DataError(f"every prompt has more than {tokens} tokens", source=self.source or self.name)
         return self if len(kept) == self.length else evolve(self, length=len(kept), load=lambda i: self.load(kept[i]))
 
 

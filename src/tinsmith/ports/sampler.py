@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
 from attrs import field, frozen
 
@@ -43,7 +43,8 @@ class SamplingParams:
     stop: tuple[str, ...] = field(default=(), converter=_strings)
     """Strings that end a completion once its text holds one."""
     seed: int = 0
-    """With the prompt, fixes every completion; completion j of a call draws from (seed, j)."""
+    """With the prompt, fixes every completion; completion j of a call draws from (seed, j). The same prompt and
+    seed give the same completions again, also by the default: give each call its own seed for new ones."""
     top_logprobs: int = 0
     """Also report this many likeliest tokens at each sampled position."""
     prompt_logprobs: bool = False
@@ -104,4 +105,9 @@ class Sampler(Protocol):
         """[N] float32: logprob of each token given those before it; NaN for the first."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release memory and threads; `with sampler:` does so at its end."""
+        ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...

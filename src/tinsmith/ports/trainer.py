@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -11,6 +12,7 @@ from attrs import field, frozen
 
 from tinsmith.domain.datums import Batch
 from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.losses import check_loss
 from tinsmith.domain.tokens import Floats
 from tinsmith.ports.pending import Pending
 
@@ -56,6 +58,12 @@ class Lora:
     unembed: bool = False
     """The output head."""
 
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ConfigError(f"rank={self.rank!r}: a whole number, at least 1 (lora=None trains all weights)")
+        if not math.isfinite(self.alpha):
+            raise ConfigError(f"alpha={self.alpha}: finite")
+
 
 @frozen
 class LossSpec:
@@ -63,6 +71,9 @@ class LossSpec:
 
     name: str
     options: Mapping[str, float | str] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        check_loss(self.name)
 
 
 @frozen
@@ -152,7 +163,7 @@ class Trainer(Protocol):
         """A sampler of the weights as they are now; later steps do not change it."""
         ...
 
-    def export(self, directory: Path, kind: str) -> Pending[Sequence[Path]]:
+    def export(self, directory: str | os.PathLike[str], kind: str = "merged") -> Pending[Sequence[Path]]:
         """Write Hugging Face files: `kind` "adapter" (PEFT layout) or "merged" (whole model)."""
         ...
 

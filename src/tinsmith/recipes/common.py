@@ -60,6 +60,13 @@ class RunConfig:
     track: tuple[Literal["console", "wandb", "trackio"], ...] = option((), help="also send metrics to these trackers")
 
 
+def validate(config: RunConfig) -> None:
+    """Refuse what the options ask for and cannot be had, before anything is loaded or written."""
+    bootstrap.check_trackers(config.track)
+    if config.export == "adapter" and config.lora.rank == 0:
+        raise ConfigError("lora.rank=0 trains all weights, there is no adapter: use export=merged or export=none")
+
+
 def optimizer(config: Any) -> OptimizerSettings:
     return OptimizerSettings(
         learning_rate=config.learning_rate,
@@ -77,11 +84,7 @@ def default_path(recipe: str, config: RunConfig, *words: object) -> Path:
 
 @contextmanager
 def open_run(recipe: str, config: RunConfig, path: Path, progress: Progress) -> Iterator[RunDirectory]:
-    """Open the run directory; notes of what was found there go to the person. What options ask for that cannot be had
-    is said before anything in it is touched."""
-    bootstrap.check_trackers(config.track)
-    if config.export == "adapter" and config.lora.rank == 0:
-        raise ConfigError("lora.rank=0 trains all weights, there is no adapter: use export=merged or export=none")
+    """Open the run directory; notes of what was found there go to the person, and after Ctrl-C where it goes on."""
     directory = RunDirectory.open(
         path,
         recipe=recipe,
@@ -95,7 +98,15 @@ def open_run(recipe: str, config: RunConfig, path: Path, progress: Progress) -> 
         for note in directory.notes:
             progress.note(note)
         progress.run_directory(directory.path)
-        yield directory
+        try:
+            yield directory
+        except KeyboardInterrupt:
+            point = directory.last_checkpoint
+            where = (
+                f"after step {point.step}, from checkpoint {point.name}" if point else "at its start: none was saved"
+            )
+            progress.note(f"stopped; the run goes on {where}")
+            raise
 
 
 def make_trainer(model: LoadedModel, config: RunConfig, directory: RunDirectory) -> Trainer:
@@ -155,7 +166,7 @@ def estimate(model: LoadedModel, config: RunConfig, steps: int, tokens: float, s
     rate = bootstrap.matmul_rate(model.threads)
     seconds = flops / rate / 0.6
     return (
-        f"{steps} steps, about {tokens:,.0f} tokens trained"
+        f"{steps} step{'s' * (steps != 1)}, about {tokens:,.0f} tokens trained"
         + (f" and {sampled:,.0f} sampled" if sampled else "")
         + f": roughly {_duration(seconds)} on {model.threads} threads "
         f"({flops / 1e12:.1f} TFLOP at 60% of the {rate / 1e9:.0f} GFLOP/s measured here)"

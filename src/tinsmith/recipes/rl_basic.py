@@ -23,8 +23,11 @@ from tinsmith.ports.trainer import LossSpec
 from tinsmith.recipes import common
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.rl import RLLoop, RLSettings
+from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
 
 NAME = "rl-basic"
+TRIED = 16
+"""Problems that `check` samples answers to."""
 
 
 @frozen(kw_only=True)
@@ -133,19 +136,47 @@ def check(config: Config) -> Iterable[Any]:
     model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
     with closing(bootstrap.open_grader(config.grader)) as grader:
         problems, test = load_problems(config, model, grader)
+        answer, mixed = _tried(config, model, problems)
     group = problems[0]
     assert isinstance(group, ProblemGroup)
-    yield from common.show_example(model, group.worked_example())
-    prompt = len(group.task.prompt(group.source).tokens)
-    episodes = config.max_steps * config.groups_per_batch * config.group_size
-    yield f"{len(problems)} problems ({problems.name}), {0 if test is None else len(test)} test problems"
-    yield common.estimate(
-        model, config, config.max_steps, episodes * (prompt + config.max_tokens), episodes * config.max_tokens
+    prompt = group.task.prompt(group.source).tokens
+    yield (
+        f"one prompt, {len(prompt)} tokens; the policy's own answers to it are trained, and the right one "
+        f"({group.source.answer}) only pays them:"
     )
+    yield model.tokenizer.decode(prompt)
+    episodes = config.max_steps * config.groups_per_batch * config.group_size
+    trained = episodes * (mixed / TRIED if config.remove_constant_groups else 1.0)
+    yield f"{len(problems)} problems ({problems.name}), {0 if test is None else len(test)} test problems"
+    yield (
+        f"of {TRIED} problems tried, {mixed} had answers that differ in reward; an answer had {answer:.1f} tokens on "
+        "average; the estimate takes it that both stay so"
+    )
+    yield common.estimate(model, config, config.max_steps, trained * (len(prompt) + answer), episodes * answer)
+
+
+def _tried(config: Config, model: LoadedModel, problems: ProblemSet) -> tuple[float, int]:
+    """Mean tokens of an answer of the start model, and how many of TRIED groups would be trained."""
+    plan = RolloutPlan(
+        limits=RolloutLimits(max_tokens=config.max_tokens, turn_timeout=config.timeout_s),
+        group_size=config.group_size,
+        temperature=config.temperature,
+        seed=config.seed,
+        split="check",
+        step=0,
+    )
+    sampler = model.sampler()
+    try:
+        groups = roll_out(sampler, [problems[i] for i in range(TRIED)], plan)
+    finally:
+        sampler.close()
+    lengths = [len(t.action) for group in groups for episode in group.episodes for t in episode.transitions]
+    return sum(lengths) / len(lengths), sum(not group.is_constant for group in groups)
 
 
 def validate(config: Config) -> None:
     """What options say together, before anything is loaded."""
+    common.validate(config)
     check_loss(config.loss.name, config.loss.options)
     if config.env != "arithmetic" and config.data is None:
         raise ConfigError(f"env={config.env} needs data=FILE, e.g. a {config.env} train.jsonl")
@@ -159,6 +190,11 @@ def validate(config: Config) -> None:
 
 def load_problems(config: Config, model: LoadedModel, grader: Grader) -> tuple[ProblemSet, ProblemSource | None]:
     renderer = model.renderer
+    if config.max_tokens >= model.context:
+        raise ConfigError(
+            f"max_tokens={config.max_tokens} leaves no room for a prompt: {config.model} has a context of "
+            f"{model.context} tokens"
+        )
     if config.env == "arithmetic":
         fewshot = bool(config.fewshot)
         make = math.arithmetic

@@ -47,9 +47,12 @@ class Config(common.RunConfig):
 
 
 def run(config: Config, progress: Progress) -> int:
+    common.validate(config)
     model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
     examples, test = load_examples(config, model, progress.note)
     data = SupervisedData(examples, config.seed)
+    for note in _ends_early(config, data):
+        progress.note(note)
     path = config.log_path or common.default_path(NAME, config, Path(config.data).stem)
     with (
         common.open_run(NAME, config, path, progress) as directory,
@@ -88,6 +91,7 @@ def report(progress: Progress, directory: RunDirectory) -> None:
 
 def check(config: Config) -> Iterable[Any]:
     """One rendered example with its weights, and what the run would take; trains nothing."""
+    common.validate(config)
     model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
     notes: list[str] = []
     examples, test = load_examples(config, model, notes.append)
@@ -95,13 +99,27 @@ def check(config: Config) -> Iterable[Any]:
     steps = data.steps_between(0, config.num_epochs * len(data), config.batch_size)
     steps = steps if config.max_steps is None else min(steps, config.max_steps)
     tokens = [sum(d.num_tokens for d in example) for example in examples]
+    seen = 0
+    for _ in range(steps):  # the last batch of a pass may be short
+        seen += min(config.batch_size, len(examples) - seen % len(examples))
     yield from notes
+    yield from _ends_early(config, data)
     yield from common.show_example(model, examples[0][0])
     yield (
         f"{len(examples)} examples, {sum(tokens)} tokens (median {int(np.median(tokens))}, longest {max(tokens)}), "
         f"{len(test)} test datums"
     )
-    yield common.estimate(model, config, steps, steps * min(config.batch_size, len(examples)) * float(np.mean(tokens)))
+    yield common.estimate(model, config, steps, seen * float(np.mean(tokens)))
+
+
+def _ends_early(config: Config, data: SupervisedData) -> Iterator[str]:
+    """What to say when the passes over the data end before `max_steps`."""
+    steps = data.steps_between(0, config.num_epochs * len(data), config.batch_size)
+    if config.max_steps is not None and steps < config.max_steps:
+        yield (
+            f"num_epochs={config.num_epochs} ends the run after {steps} step{'s' * (steps != 1)}, before "
+            f"max_steps={config.max_steps}; for more steps take a larger num_epochs"
+        )
 
 
 def settings(config: Config) -> SupervisedSettings:

@@ -9,11 +9,12 @@ of the ports (order, accumulation, exact save and load, snapshots, seeds, stops,
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -162,7 +163,7 @@ class FakeTrainer:
     def sampler(self) -> Pending[Sampler]:
         return self._worker.submit(self._snapshot)
 
-    def export(self, directory: Path, kind: str) -> Pending[Sequence[Path]]:
+    def export(self, directory: str | os.PathLike[str], kind: str = "merged") -> Pending[Sequence[Path]]:
         raise CapabilityError("the fake trainer has no Hugging Face form; it cannot export")
 
     def close(self) -> None:
@@ -289,6 +290,12 @@ class FakeSampler:
         if len(checked) > self.context:
             raise ShapeError(f"{len(checked)} tokens, but the context is {self.context}")
         return self._worker.submit(self._score, checked)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._worker.close()

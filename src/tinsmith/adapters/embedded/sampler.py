@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -88,6 +88,12 @@ class EmbeddedSampler:
                 self._thread.start()
             self._wake.notify()
         return Pending(future, on_cancel=lambda: self._native.cancel(request))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         with self._wake:

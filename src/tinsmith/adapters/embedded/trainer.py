@@ -41,6 +41,7 @@ class EmbeddedTrainer:
         model: _native.Model,
         *,
         name: str,
+        base_model: str = "",
         state_dir: Path | None,
         lora: Lora | None,
         seed: int,
@@ -63,6 +64,7 @@ class EmbeddedTrainer:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self._state_dir = state_dir
+        self._base_model = base_model or name
         self._threads = threads
         self._token_bytes = token_bytes
         self._lane = Lane(f"train {name}", interrupt=self._native.cancel)
@@ -178,9 +180,10 @@ class EmbeddedTrainer:
 
         return self._submit(work)
 
-    def export(self, directory: Path, kind: str) -> Pending[Sequence[Path]]:
+    def export(self, directory: str | os.PathLike[str], kind: str = "merged") -> Pending[Sequence[Path]]:
+        directory = Path(directory)
         writers: dict[str, Callable[[str], None]] = {
-            "adapter": self._native.save_adapter,
+            "adapter": lambda path: self._native.save_adapter(path, self._base_model),
             "merged": self._native.save_merged,
         }
         if kind not in writers:

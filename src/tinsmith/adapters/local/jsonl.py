@@ -68,7 +68,9 @@ class JsonlSource:
         try:
             rows = parse_json(text)
         except json.JSONDecodeError as error:
-            raise DataError(f"not JSON: {error.msg}", source=self.name, line=error.lineno) from None
+            raise DataError(
+                f"not JSON: {error.msg} at column {error.colno}", source=self.name, line=error.lineno
+            ) from None
         except ValueError as error:
             raise DataError(str(error), source=self.name) from None
         return [
