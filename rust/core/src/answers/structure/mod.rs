@@ -281,9 +281,7 @@ fn single(tokens: Tokens<'_, '_>, depth: usize) -> Parse<Answer> {
         return Ok(quantity);
     }
     match failed {
-        Reason::Prose | Reason::Unparsed | Reason::UnknownCommand if has_words(tokens) => {
-            words(tokens)
-        }
+        Reason::Prose | Reason::Unparsed if has_words(tokens) => words(tokens),
         other => Err(other),
     }
 }

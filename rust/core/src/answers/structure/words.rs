@@ -95,9 +95,14 @@ pub(super) fn choice(tokens: Tokens<'_, '_>) -> Option<Answer> {
 }
 
 pub(super) fn has_words(tokens: Tokens<'_, '_>) -> bool {
-    tokens.iter().any(|t| {
-        matches!(t.tok, Tok::Text(_))
-            || matches!(t.tok, Tok::Word(w) if w.len() > 1 && function(w).is_none())
+    let word = |w: &str| {
+        let short = SHORT_WORDS.contains(&w.to_ascii_lowercase().as_str());
+        short || w.len() > 2 && function(w).is_none()
+    };
+    tokens.iter().any(|t| match t.tok {
+        Tok::Text(_) => true,
+        Tok::Word(w) => word(w),
+        _ => false,
     })
 }
 
@@ -106,7 +111,7 @@ pub(super) const SHORT_WORDS: &[&str] = &[
     "yes", "no", "odd", "not", "none", "both", "all", "red", "sun", "mon", "tue", "wed", "thu",
     "fri", "sat", "may", "tie", "win", "yea", "nay", "boy", "man", "cat", "dog", "old", "new",
     "up", "down", "left", "east", "west", "bob", "ann", "tom", "sam", "amy", "joe", "dan", "ben",
-    "kim", "jim", "lee", "ray", "true", "even",
+    "kim", "jim", "lee", "ray", "true", "even", "am", "pm",
 ];
 
 /// Everything as words: letters and digits in lower case.
