@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compare import DAY, Family
+from family_compare import DAY, Family
 
 _LINE_END = "the line end after the stop: a model has stopped before it"
 _SUPPLIED = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cases import CASES
-from compare import Family, marks, outcome, real_chats
+from family_compare import Family, marks, outcome, real_chats
 
 from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.messages import Conversation

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cases import CASES
-from compare import BEGIN, Family, marks, outcome
+from family_compare import BEGIN, Family, marks, outcome
 from family_tokenizers import Unavailable, family_tokenizer
 from table import document
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cases import CASES
-from compare import whole
+from family_compare import whole
 from family_tokenizers import Unavailable, family_tokenizer
 
 from tinsmith import rendering

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import CASES, MATH_TOOLS, WEATHER
-from compare import Family
+from family_compare import Family
 from family_tokenizers import Unavailable, family_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
