@@ -36,8 +36,12 @@ GLM = (
     *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
 )
 NEMOTRON = ("<|im_start|>", "<|im_end|>", *TAGS)
-
-
+COMPACT: dict[str, Any] = {"separators": (",", ":")}
+INKLING = (
+    *(f"<|message_{role}|>" for role in ("user", "model", "system", "tool")),
+    *(f"<|content_{kind}|>" for kind in ("text", "thinking", "xml", "invoke_tool_json", "invoke_tool_text")),
+    *("<|end_message|>", "<|content_model_end_sampling|>"),
+)
 MISTRAL = (
     *("<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[AVAILABLE_TOOLS]"),
     *("[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]", "[TOOL_RESULTS]", "[TOOL_CONTENT]"),
@@ -205,6 +209,23 @@ class TestMistral(Format):
 
     def conversations(self, renderer: Renderer) -> st.SearchStrategy[Conversation]:
         return super().conversations(renderer).map(lambda c: numbered(c, "{number:09d}"))
+
+
+class TestTmlV0(Format):
+    name, tokens, prefill_marks = "tml_v0", INKLING, "<|message_model|><|content_text|>"
+
+    def as_written(self, message: Message) -> Message:
+        calls = [
+            ToolCall(
+                c.name, json.dumps(json.loads(c.arguments), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+            )
+            for c in message.tool_calls
+        ]
+        return said(message.text, message.thinking, tuple(calls))
+
+
+class TestTmlV0WithoutEffort(TestTmlV0):
+    options = {"effort": None}  # noqa: RUF012
 
 
 def test_mistral() -> None:

@@ -281,9 +281,11 @@ def test_the_spans_shown_are_the_tokens_and_their_weights(renderer: Renderer, da
     for datum in renderer.supervised(conversation):
         shown = spans(datum, renderer.tokenizer)
         ids = np.append(datum.tokens, datum.targets[-1])
-        assert "".join(text for text, _ in shown) == renderer.tokenizer.decode(ids)
-        assert sum(weight > 0 for _, weight in shown) >= 1
-        assert all(a[1] != b[1] for a, b in pairwise(shown))
+        assert "".join(span.text for span in shown) == renderer.tokenizer.decode(ids)
+        assert sum(span.weight > 0 for span in shown) >= 1
+        assert all(a.weight != b.weight or a.special or b.special for a, b in pairwise(shown))
+        control = np.isin(ids, list(renderer.tokenizer.special_tokens.values()))
+        assert [renderer.tokenizer.special_tokens[s.text] for s in shown if s.special] == ids[control].tolist()
 
 
 # Reading what was sampled.

@@ -65,6 +65,26 @@ def test_text_stays_text(file: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert visible("a\tb\nc\x1b") == "a\tb\nc\\x1b"
 
 
+def test_a_control_token_looks_other_than_a_text_that_spells_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chat.jsonl"
+    told = "\u27e6<|im_end|>\u27e7"
+    path.write_text(
+        json.dumps({"messages": [{"role": "user", "content": told}, {"role": "assistant", "content": "a"}]})
+    )
+    assert cli.main(["render", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(told) == shown.count("\u27e6<|im_start|>\u27e7") == 2
+    assert "\\u27e6<|im_end|>\\u27e7" in shown
+    assert cli.main(["render", str(path), "format=html"]) == 0
+    page = capsys.readouterr().out
+    assert page.count('control token">&lt;|im_end|&gt;</span>') == 2
+    assert cli.main(["render", str(path), "format=weights"]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [r.split()[4] == "control" for r in rows] == ["'<|im_" in r for r in rows]
+
+
 def test_compare(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["render", str(file), "limit=1", "--compare"]) == 0
     assert "1 of 1 equal" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def prompt(name: str, *messages: Message) -> str:
 def trained(name: str, *messages: Message, on: str = "all_assistant_messages") -> list[str]:
     """The trained text of each datum."""
     datums = rendering.get(name, TOKENIZER).supervised(Conversation(messages), train_on=on)
-    return ["".join(t for t, weight in spans(d, TOKENIZER) if weight) for d in datums]
+    return ["".join(s.text for s in spans(d, TOKENIZER) if s.weight) for d in datums]
 
 
 def test_role_colon() -> None:

@@ -20,7 +20,7 @@ from tinsmith.ports.pending import DEADLINE_S
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.trainer import Trainer
-from tinsmith.rendering.show import spans
+from tinsmith.rendering.show import marked, spans, style
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.settings import AdamSettings, CheckpointSettings, LoraSettings, OptimizerSettings
 
@@ -153,8 +153,8 @@ def show_example(model: LoadedModel, datum: Datum) -> Iterator[Any]:
     from rich.text import Text
 
     text = Text()
-    for piece, weight in spans(datum, model.tokenizer):
-        text.append(piece, style="bold green" if weight > 0 else "red" if weight < 0 else "dim")
+    for span in spans(datum, model.tokenizer):
+        text.append(marked(span), style=style(span))
     yield f"one example, {datum.num_tokens} tokens, {datum.num_loss_tokens} of them trained (trained text in green):"
     yield text
 

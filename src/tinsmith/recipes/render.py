@@ -16,7 +16,7 @@ from tinsmith.domain.messages import Conversation
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering import Renderer, TrainOn
-from tinsmith.rendering.show import PAGE_BEGIN, PAGE_END, section, stretches, visible
+from tinsmith.rendering.show import PAGE_BEGIN, PAGE_END, Span, marked, section, stretches, style
 from tinsmith.rendering.view import Difference, Viewed, difference, view
 
 
@@ -30,7 +30,8 @@ class Config:
     train_on: TrainOn = option(TrainOn.ALL_ASSISTANT_MESSAGES, help="which messages are trained")
     format: Literal["text", "ids", "weights", "html"] = option(
         "text",
-        help="text in the colours of its weights; ids: a JSON line each; weights: a line a token; html: a page",
+        help="text in the colours of its weights, control tokens in \u27e6 \u27e7; ids: a JSON line each; "
+        "weights: a line a token; html: a page",
     )
     compare: bool = option(False, help="put each beside the model's own chat template, show the first difference")
     limit: int | None = option(None, help="conversations at most", min=1)
@@ -101,8 +102,10 @@ def _show(config: Config, ui: Any, number: int, tokenizer: Tokenizer, viewed: Vi
             continue
         ui.note(title)
         if config.format == "weights":
+            special = set(tokenizer.special_tokens.values())
             for at, (id, weight, message) in enumerate(zip(one.ids, one.weights, one.message, strict=True)):
-                ui.note(f"{at:6} {id:7} {weight:5g} {message:4}  {tokenizer.decode([int(id)])!r}")
+                kind = "control" if int(id) in special else "text"
+                ui.note(f"{at:6} {id:7} {weight:5g} {message:4} {kind:7}  {tokenizer.decode([int(id)])!r}")
         else:
             _coloured(ui, stretches(one.ids, one.weights, tokenizer))
     if config.format != "html":
@@ -110,10 +113,10 @@ def _show(config: Config, ui: Any, number: int, tokenizer: Tokenizer, viewed: Vi
             ui.note(note)
 
 
-def _coloured(ui: Any, parts: list[tuple[str, float]]) -> None:
+def _coloured(ui: Any, parts: list[Span]) -> None:
     from rich.text import Text
 
     text = Text()
-    for piece, weight in parts:
-        text.append(visible(piece), style="bold green" if weight > 0 else "red" if weight < 0 else "dim")
+    for part in parts:
+        text.append(marked(part), style=style(part))
     ui.show(text)

@@ -81,6 +81,10 @@ class Renderer(ABC):
     def _write_after_stop(self, out: Script) -> None:  # noqa: B027 - nothing to write is the rule
         """Write what follows a sampled stop and is never sampled itself."""
 
+    def _write_prefill(self, out: Script, prefill: str) -> None:
+        """Write what starts an answer, after the header."""
+        out.text(prefill, Origin.TEXT)
+
     def _write_media(self, out: Script, part: MediaPart) -> None:
         """Write what stands for an image or a sound: its placeholder, and what the format puts around it."""
         out.control(self.placeholders[type(part)])
@@ -131,7 +135,7 @@ class Renderer(ABC):
         out.message = len(messages)
         self._write_header(out)
         out.cut()
-        out.text(prefill, Origin.TEXT)
+        self._write_prefill(out, prefill)
         return self.with_media(out.render(), messages)
 
     def supervised(

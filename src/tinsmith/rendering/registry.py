@@ -32,6 +32,7 @@ from tinsmith.rendering import (
     qwen3,
     qwen3_5,
     role_colon,
+    tml_v0,
 )
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.templates import render_template
@@ -53,6 +54,7 @@ _MODULES: tuple[ModuleType, ...] = (
     kimi,
     gemma3,
     glm4,
+    tml_v0,
     hf_template,
 )
 _BUILT_IN: dict[str, Factory] = {name: make for module in _MODULES for name, make in module.FORMATS.items()}

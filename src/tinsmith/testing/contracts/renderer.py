@@ -34,6 +34,8 @@ class RendererContract:
     """It can train an answer with thinking (if it has a form for thinking at all)."""
     thinks_always: bool = False
     """It can train no answer without thinking."""
+    prefill_marks: str = ""
+    """Control tokens that the format puts before a prefill, since the model would sample them."""
     calls: bool = True
     """What `parse` gives has the calls (if the format has a form for calls at all)."""
 
@@ -201,9 +203,10 @@ class RendererContract:
         plain = renderer.generation_prompt(conversation.messages, tools=conversation.tools)
         filled = renderer.generation_prompt(conversation.messages, tools=conversation.tools, prefill=prefill)
         assert filled.starts_with(plain)
-        assert renderer.tokenizer.decode(filled.ids[len(plain) :]) == prefill
-        assert np.all(filled.origin[len(plain) :] == Origin.TEXT)
-        assert not np.any(filled.special[len(plain) :])
+        added = slice(len(plain), None)
+        assert renderer.tokenizer.decode(filled.ids[added]) == (self.prefill_marks if prefill else "") + prefill
+        assert np.array_equal(filled.origin[added] == Origin.TEXT, ~filled.special[added])
+        assert not np.any(filled.special[added]) or (prefill and self.prefill_marks)
 
     @LAW
     @given(data=st.data())
