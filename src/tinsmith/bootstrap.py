@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -23,6 +24,9 @@ from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.ports.trainer import Lora, Trainer
+
+if TYPE_CHECKING:
+    from tinsmith.adapters.serve.listen import Server
 
 TINY = "tiny"
 SMOLLM2 = "smollm2-135m"
@@ -70,6 +74,16 @@ class LoadedModel:
         """[V]: UTF-8 bytes of text that each id stands for; 0 for control tokens."""
         control = set(self.tokenizer.special_tokens.values())
         return [0 if i in control else len(b) for i, b in enumerate(self.token_bytes)]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Token ids that end a completion, as the model's files say; without, those of its chat format."""
+        return tuple(self._native.eos_ids) or self.renderer.stop.ids
+
+    @property
+    def tokenizer_path(self) -> str:
+        """Where the files of its tokenizer lie."""
+        return str(model_path(self.name).absolute())
 
     @property
     def context(self) -> int:
@@ -248,6 +262,34 @@ def open_grader(
     module = f"tinsmith.adapters.graders.{name}"
     pool = PoolGrader(module, name=name, workers=workers or max(2, cores()), timeout=timeout, memory=memory)
     return pool if alone else NativeGrader(policy=policy, fallback=pool)
+
+
+def open_server(
+    models: Mapping[str, str],
+    directory: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    key: str | None = None,
+    log: Callable[[str], object] | None = None,
+    note: Callable[[str], object] = print,
+    threads: int | None = None,
+) -> Server:
+    """A server of the Tinker protocol over these models (by the name that clients use), its state below `directory`.
+
+    It listens already; `run()` serves until SIGINT or SIGTERM, `with running() as url` on a thread of its own.
+    key: what clients must give as API key; needed where `host` is not loopback. log: a line for each request; note:
+    what a person should know. Raises ConfigError, ModelNotFoundError, ModelError, MissingExtraError, RunLockedError.
+    """
+    for module, package in (("starlette", "starlette"), ("uvicorn", "uvicorn"), ("google.protobuf", "protobuf")):
+        try:
+            import_module(module)
+        except ImportError:
+            raise MissingExtraError(package, "serve") from None
+    from tinsmith.adapters.serve.listen import Server
+
+    engines = {name: load_model(model, threads=threads) for name, model in models.items()}
+    return Server(engines, directory.absolute(), host=host, port=port, key=key, log=log, note=note)
 
 
 def run_logs(names: Sequence[str], project: str, run_name: str, config: Mapping[str, Any]) -> list[RunLog]:

@@ -36,6 +36,7 @@ USER_ERRORS = (
 COMMANDS: dict[str, Entry] = {
     "grade": Entry("tinsmith.recipes.grade", "compare answers to mathematics questions with the right ones", "file"),
     "render": Entry("tinsmith.recipes.render", "conversations as tokens and weights, to look at or to compare", "file"),
+    "serve": Entry("tinsmith.recipes.serve", "the embedded engine behind the Tinker protocol", "model"),
 }
 """Jobs that are no recipes; their modules have the same `Config` and `run`."""
 
@@ -88,11 +89,11 @@ def _spoken(config: type, entry: Entry, words: Sequence[str]) -> list[str]:
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        key = word.lstrip("-").replace("-", "_")
+        key = "verbose" if word == "-v" else word.lstrip("-").replace("-", "_")
         bare = word == "-" or (not word.startswith("-") and "=" not in word)  # - is standard input
         if bare and not any(p.startswith(f"{entry.argument}=") for p in pairs):
             pairs.append(f"{entry.argument}={word}")
-        elif word.startswith("--") and key in kinds:
+        elif word.startswith(("--", "-v")) and key in kinds:
             takes = kinds[key] != "true | false" or (rest and rest[0] in ("true", "false"))
             pairs.append(f"{key}={rest.pop(0) if takes and rest else 'true'}")
         else:

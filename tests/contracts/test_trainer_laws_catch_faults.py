@@ -181,10 +181,15 @@ class SavesInMemoryOnly(FakeTrainer):
 
 
 class LoadKeepsGradients(FakeTrainer):
-    def _load(self, handle):
+    def _load(self, handle, optimizer):
         kept = self._gradient
-        super()._load(handle)
+        super()._load(handle, optimizer)
         self._gradient = kept
+
+
+class KeepsMomentsWithoutTheOptimizer(FakeTrainer):
+    def _load(self, handle, optimizer):
+        super()._load(handle, True)
 
 
 class SavingClearsGradients(FakeTrainer):
@@ -229,9 +234,9 @@ class StepsBehindAFailure(FakeTrainer):
 
 
 class StaysRefusing(FakeTrainer):
-    def _load(self, handle):
+    def _load(self, handle, optimizer):
         failure = self._failure
-        super()._load(handle)
+        super()._load(handle, optimizer)
         self._failure = failure
 
 
@@ -281,6 +286,7 @@ CAUGHT_BY = {
     SavesNoMoments: ["gone_back_to_exactly"],
     SavesHalfPrecision: ["gone_back_to_exactly"],
     SavesInMemoryOnly: ["gone_back_to_exactly"],
+    KeepsMomentsWithoutTheOptimizer: ["without_its_optimizer"],
     LoadKeepsGradients: ["gone_back_to_exactly"],
     SavingClearsGradients: ["leaves_waiting_gradients"],
     SamplesFromLiveWeights: ["keeps_the_weights"],

@@ -48,6 +48,8 @@ class SamplingParams:
     top_logprobs: int = 0
     """Also report this many likeliest tokens at each sampled position."""
     prompt_logprobs: bool = False
+    top_prompt_logprobs: int = 0
+    """Also report this many likeliest tokens at each position of the prompt."""
 
     def __attrs_post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -56,8 +58,8 @@ class SamplingParams:
             raise ConfigError(f"temperature={self.temperature}: finite, 0 or more")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p={self.top_p}: above 0, at most 1")
-        if self.top_k < 0 or self.top_logprobs < 0:
-            raise ConfigError("top_k and top_logprobs: 0 or more")
+        if min(self.top_k, self.top_logprobs, self.top_prompt_logprobs) < 0:
+            raise ConfigError("top_k, top_logprobs and top_prompt_logprobs: 0 or more")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed={self.seed}: 0 or more, below 2**63")
 
@@ -82,6 +84,10 @@ class SampleResult:
     completions: tuple[Completion, ...]
     prompt_logprobs: Floats | None = field(default=None)
     """[len(prompt)] float32; NaN for the first token, which has no prefix."""
+    prompt_top_ids: Ints | None = None
+    """[len(prompt), k] int32, likeliest first; -1 for the first token."""
+    prompt_top_logprobs: Floats | None = None
+    """[len(prompt), k] float32; NaN for the first token."""
 
 
 class Sampler(Protocol):

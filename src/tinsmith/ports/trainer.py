@@ -153,8 +153,9 @@ class Trainer(Protocol):
         for an `optim_step` are not part of it."""
         ...
 
-    def load_state(self, handle: str) -> Pending[None]:
-        """Go back to a saved state, exactly; clears the gradients."""
+    def load_state(self, handle: str, *, optimizer: bool = True) -> Pending[None]:
+        """Go back to a saved state, exactly; clears the gradients. Without `optimizer` take its weights alone: moments
+        and step count are those of a new trainer."""
         ...
 
     def delete_state(self, handle: str) -> Pending[None]: ...

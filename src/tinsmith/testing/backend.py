@@ -154,8 +154,8 @@ class FakeTrainer:
             raise ConfigError("a state needs a name")
         return self._worker.submit(self._save, name)
 
-    def load_state(self, handle: str) -> Pending[None]:
-        return self._worker.submit(self._load, handle)
+    def load_state(self, handle: str, *, optimizer: bool = True) -> Pending[None]:
+        return self._worker.submit(self._load, handle, optimizer)
 
     def delete_state(self, handle: str) -> Pending[None]:
         return self._worker.submit(self.states.delete, handle)
@@ -247,7 +247,7 @@ class FakeTrainer:
         self.states.put(name, buffer.getvalue())
         return name
 
-    def _load(self, handle: str) -> None:
+    def _load(self, handle: str, optimizer: bool) -> None:
         try:
             data = self.states.get(handle)
         except FileNotFoundError:
@@ -256,8 +256,8 @@ class FakeTrainer:
             if saved["weights"].shape != self._model.weights.shape:
                 raise ShapeError(f"state {handle!r} is of another model: weights {saved['weights'].shape}")
             self._model = _Model(saved["weights"], self._model.order)
-            self._moments = saved["moments"]
-            self._step = int(saved["step"])
+            self._moments = saved["moments"] if optimizer else np.zeros_like(saved["moments"])
+            self._step = int(saved["step"]) if optimizer else 0
         self._failure = None
         self._accumulated = False
         self._gradient = np.zeros_like(self._gradient)

@@ -81,6 +81,7 @@ class EmbeddedSampler:
                 stop_strings=[s.encode() for s in params.stop],
                 prompt_logprobs=params.prompt_logprobs,
                 topk=params.top_logprobs,
+                topk_prompt=params.top_prompt_logprobs,
             )
             self._waiting[request] = future
             if self._thread is None:
@@ -161,4 +162,9 @@ def _result(item: Mapping[str, Any]) -> SampleResult:
         )
         for c in item["completions"]
     )
-    return SampleResult(completions=completions, prompt_logprobs=item["prompt_logprobs"])
+    return SampleResult(
+        completions=completions,
+        prompt_logprobs=item["prompt_logprobs"],
+        prompt_top_ids=item["prompt_top_ids"],
+        prompt_top_logprobs=item["prompt_top_logprobs"],
+    )

@@ -49,8 +49,9 @@ class EmbeddedTrainer:
         micro_batch_tokens: int,
         token_bytes: list[bytes],
     ) -> None:
-        try:
-            self._native = _native.Trainer(
+
+        def fresh() -> _native.Trainer:
+            return _native.Trainer(
                 model,
                 lora_rank=None if lora is None else lora.rank,
                 lora_alpha=0.0 if lora is None else lora.alpha,
@@ -61,13 +62,17 @@ class EmbeddedTrainer:
                 threads=threads,
                 micro_batch_tokens=micro_batch_tokens,
             )
+
+        try:
+            self._native = fresh()
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        self._fresh = fresh
         self._state_dir = state_dir
         self._base_model = base_model or name
         self._threads = threads
         self._token_bytes = token_bytes
-        self._lane = Lane(f"train {name}", interrupt=self._native.cancel)
+        self._lane = Lane(f"train {name}", interrupt=lambda: self._native.cancel())
         self._failure: BaseException | None = None
         self._info = ModelInfo(
             name=name,
@@ -153,13 +158,16 @@ class EmbeddedTrainer:
 
         return self._submit(work)
 
-    def load_state(self, handle: str) -> Pending[None]:
+    def load_state(self, handle: str, *, optimizer: bool = True) -> Pending[None]:
         path = Path(handle)
         if not path.is_file():
             raise JournalError(f"{path}: no saved state there")
 
         def work() -> None:
             self._native.load_state(str(path))
+            if not optimizer:
+                weights, self._native = self._native.parameters(), self._fresh()
+                self._native.set_parameters(weights)
             self._failure = None
 
         return self._submit(work)

@@ -394,6 +394,20 @@ class TrainerContract:
             with pytest.raises(TinsmithError):
                 wait(trainer.load_state(handle))
 
+    def test_a_state_without_its_optimizer_is_its_weights_in_a_new_trainer(self) -> None:
+        with self.warm() as trainer:
+            handle = wait(trainer.save_state("contract-weights-alone"))
+            saved = self.weights(trainer)
+            wait(trainer.load_state(handle, optimizer=False))
+            assert self.weights(trainer).tobytes() == saved.tobytes()
+            wait(trainer.forward_backward(random_batch(trainer.info, [3], 1), CROSS_ENTROPY))
+            assert wait(trainer.optim_step(AdamW(1e-3))).step == 1
+            moved = self.weights(trainer)
+            wait(trainer.load_state(handle))
+            wait(trainer.forward_backward(random_batch(trainer.info, [3], 1), CROSS_ENTROPY))
+            wait(trainer.optim_step(AdamW(1e-3)))
+            assert moved.tobytes() != self.weights(trainer).tobytes(), "its moments were not taken back"
+
     def test_saving_leaves_waiting_gradients_alone(self) -> None:
         with self.warm() as trainer:
             batch = random_batch(trainer.info, [4], 5)

@@ -1,0 +1,307 @@
+"""What outlives a server: one SQLite file for records, one directory for states.
+
+Every change is committed before the call returns. In write-ahead mode a commit is in the hands of the system at once,
+so that a killed process loses nothing; a power cut may cost the last moments, never the file.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from tinsmith.adapters.serve.outcome import HttpError, Outcome
+from tinsmith.domain.errors import JournalError, RunLockedError
+from tinsmith.ports.trainer import Lora
+
+VERSION = 1
+TABLES = """
+CREATE TABLE sessions (id TEXT PRIMARY KEY, created REAL, finished TEXT, metadata TEXT);
+CREATE TABLE models (
+    id TEXT PRIMARY KEY, session TEXT, base_model TEXT, lora TEXT, seed INTEGER, created REAL, last_request REAL,
+    metadata TEXT, origin TEXT, with_optimizer INTEGER, snapshot TEXT, snapshot_seq INTEGER, last_seq INTEGER);
+CREATE TABLE requests (
+    model TEXT, seq INTEGER, kind TEXT, body BLOB, result BLOB, content_type TEXT, PRIMARY KEY (model, seq)
+) WITHOUT ROWID;
+CREATE TABLE samplers (
+    id TEXT PRIMARY KEY, session TEXT, base_model TEXT, path TEXT, model TEXT, handle TEXT);
+CREATE TABLE checkpoints (
+    path TEXT PRIMARY KEY, model TEXT, kind TEXT, name TEXT, handle TEXT, created REAL, expires REAL, size INTEGER,
+    metadata TEXT);
+CREATE INDEX checkpoints_of ON checkpoints (model);
+"""
+
+KINDS = {"weights": "training", "sampler_weights": "sampler"}
+"""The middle of a checkpoint's path, and what lists call it."""
+
+
+@frozen(kw_only=True)
+class Model:
+    """One set of weights in training. `origin` is the handle of the state that it began with, if it did with one."""
+
+    id: str
+    session: str
+    base_model: str
+    lora: Lora
+    seed: int
+    created: float
+    last_request: float
+    metadata: Mapping[str, Any] | None
+    origin: str | None
+    with_optimizer: bool
+    snapshot: str | None
+    snapshot_seq: int
+    """Requests up to this one are in the snapshot; later ones are carried out again after a restart."""
+    last_seq: int
+    """The greatest sequence number that was ever taken."""
+
+
+@frozen(kw_only=True)
+class Checkpoint:
+    path: str
+    model: str
+    kind: str
+    name: str
+    handle: str
+    created: float
+    expires: float | None
+    size: int
+    metadata: Mapping[str, Any] | None
+
+
+@frozen(kw_only=True)
+class SamplingSession:
+    id: str
+    session: str
+    base_model: str
+    path: str | None
+    model: str | None
+    handle: str | None
+    """The state that it samples from; None for the base model."""
+
+
+class Store:
+    """Used by one process at a time; RunLockedError for a second. Methods may be called from any thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(
+                directory / "server.sqlite", timeout=1.0, isolation_level=None, check_same_thread=False
+            )
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                self._db.executescript(f"BEGIN;{TABLES}PRAGMA user_version = {VERSION};COMMIT;")
+            elif version != VERSION:
+                raise JournalError(
+                    f"{directory}: written by another version of this server ({version}); use another dir="
+                )
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise RunLockedError(f"{directory}: another server works here; give this one another dir=") from None
+            raise JournalError(f"{directory}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise JournalError(f"{directory}/server.sqlite is no database of this server: {error}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock:
+            try:
+                return self._db.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise JournalError(f"{self.directory}/server.sqlite: {error}") from error
+
+    # Sessions
+
+    def add_session(self, session: str, metadata: Mapping[str, Any] | None) -> None:
+        self._run("INSERT INTO sessions VALUES (?, ?, NULL, ?)", session, time.time(), json.dumps(metadata))
+
+    def session(self, session: str) -> tuple[bool, str | None, Mapping[str, Any] | None]:
+        """(known, how it was finished, metadata)."""
+        rows = self._run("SELECT finished, metadata FROM sessions WHERE id = ?", session)
+        return (False, None, None) if not rows else (True, rows[0][0], json.loads(rows[0][1]))
+
+    def finish_session(self, session: str, how: str) -> None:
+        self._run("UPDATE sessions SET finished = ? WHERE id = ? AND finished IS NULL", how, session)
+
+    def sessions(self, limit: int, offset: int) -> list[str]:
+        return [
+            r[0] for r in self._run("SELECT id FROM sessions ORDER BY created DESC LIMIT ? OFFSET ?", limit, offset)
+        ]
+
+    # Models
+
+    def add_model(self, model: Model) -> None:
+        self._run(
+            "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            *(model.id, model.session, model.base_model, _lora_text(model.lora), model.seed, model.created),
+            *(model.last_request, json.dumps(model.metadata), model.origin, model.with_optimizer),
+            *(model.snapshot, model.snapshot_seq, model.last_seq),
+        )
+
+    def model(self, name: str) -> Model | None:
+        rows = self._run("SELECT * FROM models WHERE id = ?", name)
+        return _model(rows[0]) if rows else None
+
+    def models(self, limit: int = -1, offset: int = 0, session: str | None = None) -> tuple[list[Model], int]:
+        """(one page, the newest request first; how many there are)."""
+        where, values = ("", ()) if session is None else ("WHERE session = ?", (session,))
+        rows = self._run(
+            f"SELECT * FROM models {where} ORDER BY last_request DESC LIMIT ? OFFSET ?", *values, limit, offset
+        )
+        return [_model(row) for row in rows], self._run(f"SELECT count(*) FROM models {where}", *values)[0][0]
+
+    def set_snapshot(self, model: str, handle: str, seq: int) -> None:
+        """From here on a restart begins at this state; bodies of requests in it are let go."""
+        with self._lock:
+            self._db.execute("BEGIN")
+            self._db.execute("UPDATE models SET snapshot = ?, snapshot_seq = ? WHERE id = ?", (handle, seq, model))
+            self._db.execute("UPDATE requests SET body = NULL WHERE model = ? AND seq <= ?", (model, seq))
+            self._db.execute("COMMIT")
+
+    # Requests that move a model
+
+    def accept(self, model: str, seq: int, kind: str, body: bytes) -> None:
+        with self._lock:
+            self._db.execute("BEGIN")
+            self._db.execute("INSERT INTO requests VALUES (?, ?, ?, ?, NULL, NULL)", (model, seq, kind, body))
+            self._db.execute(
+                "UPDATE models SET last_request = ?, last_seq = max(last_seq, ?) WHERE id = ?",
+                (time.time(), seq, model),
+            )
+            self._db.execute("COMMIT")
+
+    def record(self, model: str, seq: int, outcome: Outcome) -> None:
+        self._run(
+            "UPDATE requests SET result = ?, content_type = ? WHERE model = ? AND seq = ?",
+            *(outcome.body, outcome.content_type, model, seq),
+        )
+
+    def outcome(self, model: str, seq: int) -> tuple[bool, Outcome | None]:
+        """(whether the request was ever taken, what it came to)."""
+        rows = self._run("SELECT result, content_type FROM requests WHERE model = ? AND seq = ?", model, seq)
+        if not rows:
+            return False, None
+        return True, None if rows[0][0] is None else Outcome(*rows[0])
+
+    def requests_after(self, model: str, seq: int) -> Iterator[tuple[int, str, bytes, Outcome | None]]:
+        rows = self._run(
+            "SELECT seq, kind, body, result, content_type FROM requests WHERE model = ? AND seq > ? ORDER BY seq",
+            *(model, seq),
+        )
+        for number, kind, body, result, content_type in rows:
+            yield number, kind, body, None if result is None else Outcome(result, content_type)
+
+    def forget_requests(self, model: str, before: int) -> None:
+        """Results of requests before this one were had by their client long ago."""
+        self._run("DELETE FROM requests WHERE model = ? AND seq < ? AND body IS NULL", model, before)
+
+    # Samplers
+
+    def add_sampler(self, sampler: SamplingSession) -> None:
+        self._run(
+            "INSERT OR REPLACE INTO samplers VALUES (?, ?, ?, ?, ?, ?)",
+            *(sampler.id, sampler.session, sampler.base_model, sampler.path, sampler.model, sampler.handle),
+        )
+
+    def sampler(self, name: str) -> SamplingSession | None:
+        rows = self._run("SELECT * FROM samplers WHERE id = ?", name)
+        names = ("id", "session", "base_model", "path", "model", "handle")
+        return SamplingSession(**dict(zip(names, rows[0], strict=True))) if rows else None
+
+    def samplers(self, session: str) -> list[str]:
+        return [r[0] for r in self._run("SELECT id FROM samplers WHERE session = ?", session)]
+
+    def unnamed_states(self, session: str) -> list[str]:
+        """States that were saved for one sampler of the session and have no name."""
+        rows = self._run("SELECT handle FROM samplers WHERE session = ? AND path IS NULL AND handle NOT NULL", session)
+        return [row[0] for row in rows]
+
+    # Checkpoints
+
+    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
+        c = checkpoint
+        self._run(
+            "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            *(c.path, c.model, c.kind, c.name, c.handle, c.created, c.expires, c.size, json.dumps(c.metadata)),
+        )
+
+    def checkpoint(self, path: str) -> Checkpoint:
+        """HttpError 404 when there is none, or it has expired."""
+        rows = self._run("SELECT * FROM checkpoints WHERE path = ? AND coalesce(expires, 1e18) > ?", path, time.time())
+        if not rows:
+            raise HttpError(404, f"there is no checkpoint {path}")
+        return _checkpoint(rows[0])
+
+    def checkpoints(self, model: str | None = None) -> list[Checkpoint]:
+        where, values = ("", ()) if model is None else ("AND model = ?", (model,))
+        rows = self._run(
+            f"SELECT * FROM checkpoints WHERE coalesce(expires, 1e18) > ? {where} ORDER BY created",
+            time.time(),
+            *values,
+        )
+        return [_checkpoint(row) for row in rows]
+
+    def set_expiry(self, path: str, expires: float | None) -> None:
+        self.checkpoint(path)
+        self._run("UPDATE checkpoints SET expires = ? WHERE path = ?", expires, path)
+
+    def remove_checkpoint(self, path: str) -> None:
+        self.remove_state(self.checkpoint(path).handle)
+        self._run("DELETE FROM checkpoints WHERE path = ?", path)
+
+    def remove_expired(self) -> int:
+        """How many checkpoints were at their end, and are gone."""
+        rows = self._run("SELECT path, handle FROM checkpoints WHERE expires <= ?", time.time())
+        for path, handle in rows:
+            self.remove_state(handle)
+            self._run("DELETE FROM checkpoints WHERE path = ?", path)
+        return len(rows)
+
+    def remove_state(self, handle: str) -> None:
+        if self.directory in Path(handle).parents:
+            Path(handle).unlink(missing_ok=True)
+
+    def states_of(self, model: str) -> Path:
+        """The directory of a model's states. Ids of models are made of letters, digits, - and :."""
+        return self.directory / "states" / model.replace(":", "_")
+
+
+def _lora_text(lora: Lora) -> str:
+    names = ("rank", "alpha", "attention", "mlp", "unembed")
+    return json.dumps({name: getattr(lora, name) for name in names})
+
+
+def _model(row: tuple[Any, ...]) -> Model:
+    return Model(
+        **dict(zip(("id", "session", "base_model"), row, strict=False)),
+        lora=Lora(**json.loads(row[3])),
+        seed=row[4],
+        created=row[5],
+        last_request=row[6],
+        metadata=json.loads(row[7]),
+        origin=row[8],
+        with_optimizer=bool(row[9]),
+        snapshot=row[10],
+        snapshot_seq=row[11],
+        last_seq=row[12],
+    )
+
+
+def _checkpoint(row: tuple[Any, ...]) -> Checkpoint:
+    names = ("path", "model", "kind", "name", "handle", "created", "expires", "size")
+    return Checkpoint(**dict(zip(names, row, strict=False)), metadata=json.loads(row[8]))
