@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinsmith.bootstrap import LoadedModel as LoadedModel
+    from tinsmith.bootstrap import Model as Model
     from tinsmith.bootstrap import load_model as load_model
+    from tinsmith.bootstrap import open_model as open_model
     from tinsmith.bootstrap import open_source as open_source
     from tinsmith.cli import run_program as run_program
     from tinsmith.config.options import option as option
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from tinsmith.domain.episodes import Group as Group
     from tinsmith.domain.episodes import StopReason as StopReason
     from tinsmith.domain.episodes import Transition as Transition
+    from tinsmith.domain.errors import BudgetError as BudgetError
     from tinsmith.domain.errors import CapabilityError as CapabilityError
     from tinsmith.domain.errors import ConfigError as ConfigError
     from tinsmith.domain.errors import DataError as DataError
@@ -63,6 +66,8 @@ _MODULE_OF = {
     "open_source": "bootstrap",
     "load_model": "bootstrap",
     "LoadedModel": "bootstrap",
+    "Model": "bootstrap",
+    "open_model": "bootstrap",
     "option": "config.options",
     "from_dict": "config.resolve",
     "load": "config.resolve",
@@ -74,6 +79,7 @@ _MODULE_OF = {
     "Group": "domain.episodes",
     "StopReason": "domain.episodes",
     "Transition": "domain.episodes",
+    "BudgetError": "domain.errors",
     "CapabilityError": "domain.errors",
     "ConfigError": "domain.errors",
     "DataError": "domain.errors",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
@@ -20,6 +22,7 @@ from tinsmith.ports.clock import Clock
 from tinsmith.ports.data import DatasetSource
 from tinsmith.ports.files import FileSystem
 from tinsmith.ports.grader import Grader
+from tinsmith.ports.pending import DEADLINE_S
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.tokenizer import Tokenizer
@@ -27,6 +30,17 @@ from tinsmith.ports.trainer import Lora, Trainer
 
 if TYPE_CHECKING:
     from tinsmith.adapters.serve.listen import Server
+    from tinsmith.adapters.tinker.service import Served as TinkerModel
+    from tinsmith.adapters.tinker.service import Service as TinkerService
+    from tinsmith.adapters.tinker.trainer import TinkerTrainer
+
+Backend: TypeAlias = Literal["embedded", "tinker"]
+
+SERVED_CONTEXT = 32768
+"""Tokens that a served model is taken to hold where its server does not say."""
+
+LLAMA3_TOKENIZER = "thinkingmachineslabinc/meta-llama-3-instruct-tokenizer"
+"""The open copy that the tinker SDK takes of Llama 3's, which the hub gives to registered users alone."""
 
 TINY = "tiny"
 SMOLLM2 = "smollm2-135m"
@@ -50,14 +64,44 @@ def cores() -> int:
 
 
 @attrs.define(eq=False, slots=False)
-class LoadedModel:
-    """A model in memory with its tokenizer. Trainers and samplers made from it share its weights."""
+class Model(ABC):
+    """A model with its tokenizer and chat format, wherever its weights are: `LoadedModel` or `ServedModel`."""
 
     name: str
     tokenizer: Tokenizer
     renderer_name: str
-    threads: int
-    _native: Any
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int: ...
+    @property
+    @abstractmethod
+    def context(self) -> int:
+        """Longest sequence, in tokens."""
+
+    @abstractmethod
+    def trainer(
+        self,
+        *,
+        lora: Lora | None = Lora(),  # noqa: B008 - frozen
+        seed: int = 0,
+        state_dir: Path | None = None,
+        micro_batch_tokens: int = 1024,
+        run_name: str = "",
+    ) -> Trainer:
+        """A trainer of adapters, or with `lora=None` of all weights. States are saved below `state_dir`, at a server
+        under names that begin with `run_name`."""
+
+    @abstractmethod
+    def sampler(self) -> Sampler:
+        """A sampler of the weights as they were loaded."""
+
+    @abstractmethod
+    def export(
+        self, trainer: Trainer, directory: str | os.PathLike[str], kind: Literal["merged", "adapter"] = "merged"
+    ) -> Sequence[Path]:
+        """Write the trained model as Hugging Face files, "merged" (with its tokenizer) or "adapter"; what a server
+        trained always as an adapter."""
 
     @cached_property
     def renderer(self) -> rendering.Renderer:
@@ -67,13 +111,25 @@ class LoadedModel:
     def token_bytes(self) -> list[bytes]:
         """[V]: the bytes each id stands for; ids that the tokenizer does not know stand for none."""
         table = self.tokenizer.token_bytes()
-        return [*table, *[b""] * (self._native.vocab_size - len(table))]
+        return [*table, *[b""] * (self.vocab_size - len(table))]
 
     @cached_property
     def text_bytes(self) -> list[int]:
         """[V]: UTF-8 bytes of text that each id stands for; 0 for control tokens."""
         control = set(self.tokenizer.special_tokens.values())
         return [0 if i in control else len(b) for i, b in enumerate(self.token_bytes)]
+
+
+@attrs.define(eq=False, slots=False)
+class LoadedModel(Model):
+    """A model in the memory of this process. Trainers and samplers made from it share its weights."""
+
+    threads: int
+    _native: Any
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._native.vocab_size)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -100,8 +156,8 @@ class LoadedModel:
         seed: int = 0,
         state_dir: Path | None = None,
         micro_batch_tokens: int = 1024,
+        run_name: str = "",
     ) -> Trainer:
-        """A trainer of adapters, or with `lora=None` of all weights. States are saved below `state_dir`."""
         from tinsmith.adapters.embedded.trainer import EmbeddedTrainer
 
         return EmbeddedTrainer(
@@ -119,7 +175,6 @@ class LoadedModel:
         )
 
     def sampler(self) -> Sampler:
-        """A sampler of the weights as they were loaded."""
         from tinsmith.adapters.embedded.sampler import EmbeddedSampler
 
         return EmbeddedSampler(
@@ -134,7 +189,6 @@ class LoadedModel:
     def export(
         self, trainer: Trainer, directory: str | os.PathLike[str], kind: Literal["merged", "adapter"] = "merged"
     ) -> Sequence[Path]:
-        """Write the trained model as Hugging Face files, "merged" (with its tokenizer) or "adapter"."""
         from tinsmith.adapters.huggingface.tokenizer import save_tokenizer
 
         directory = Path(directory)
@@ -142,6 +196,135 @@ class LoadedModel:
         if kind == "merged":
             save_tokenizer(self.tokenizer, directory, renderer=self.renderer_name)
         return sorted(directory.iterdir())
+
+
+@attrs.define(eq=False, slots=False)
+class ServedModel(Model):
+    """A model at a Tinker server. A session there begins with the first trainer or sampler and ends with the last."""
+
+    service: TinkerService
+    served: TinkerModel
+
+    @property
+    def vocab_size(self) -> int:
+        """At least the model's: it may have more ids than its tokenizer, and the server does not say how many."""
+        return -(-self.tokenizer.vocab_size // 1024) * 1024
+
+    @property
+    def context(self) -> int:
+        return self.served.context or SERVED_CONTEXT
+
+    def trainer(
+        self,
+        *,
+        lora: Lora | None = Lora(),  # noqa: B008 - frozen
+        seed: int = 0,
+        state_dir: Path | None = None,
+        micro_batch_tokens: int = 1024,
+        run_name: str = "",
+    ) -> TinkerTrainer:
+        from tinsmith.adapters.tinker.trainer import TinkerTrainer
+
+        if not self.served.trainable:
+            raise ConfigError(f"{self.service.url} does not train {self.name}")
+        return TinkerTrainer(
+            self.service,
+            model=self.name,
+            lora=lora,
+            seed=seed,
+            run_name=run_name,
+            context=self.context,
+            vocab_size=self.vocab_size,
+            token_bytes=self.token_bytes,
+        )
+
+    def sampler(self) -> Sampler:
+        from tinsmith.adapters.tinker.sampler import base_sampler
+
+        if not self.served.sampleable:
+            raise ConfigError(f"{self.service.url} does not sample from {self.name}")
+        return base_sampler(
+            self.service,
+            self.name,
+            context=self.context,
+            vocab_size=self.vocab_size,
+            token_bytes=self.token_bytes,
+        )
+
+    def export(
+        self, trainer: Trainer, directory: str | os.PathLike[str], kind: Literal["merged", "adapter"] = "merged"
+    ) -> Sequence[Path]:
+        directory = Path(directory)
+        trainer.export(directory, "adapter").result()
+        return sorted(directory.iterdir())
+
+    def keep(self, trainer: Trainer, directory: Path, ttl_s: int | None = None) -> str:
+        """Keep the trained weights at the server to sample from; gives their tinker:// path, which `directory` notes in
+        tinker.json. Done once."""
+        from tinsmith.adapters.tinker.trainer import TinkerTrainer
+
+        assert isinstance(trainer, TinkerTrainer)
+        file = directory / "tinker.json"
+        if file.is_file():
+            return str(json.loads(file.read_text(encoding="utf-8"))["model_path"])
+        path = trainer.save_sampler("final", ttl_s=ttl_s).result(self.service.timeout)
+        directory.mkdir(parents=True, exist_ok=True)
+        half = directory / ".tinker.json.part"
+        half.write_text(
+            json.dumps({"model_path": path, "base_model": self.name, "base_url": self.service.url}, indent=1) + "\n",
+            encoding="utf-8",
+        )
+        os.replace(half, file)
+        return path
+
+
+def open_model(
+    name: str = TINY,
+    *,
+    backend: Backend = "embedded",
+    base_url: str | None = None,
+    tokenizer: str | None = None,
+    renderer: str | None = None,
+    threads: int | None = None,
+    timeout_s: float = DEADLINE_S,
+) -> Model:
+    """A model of a backend: on "embedded" as `load_model` does, on "tinker" one that a server offers by this name.
+
+    base_url: the server; None takes TINKER_BASE_URL, else the hosted service. tokenizer: where the model's tokenizer
+    is, if not where its name says: a path, or `ORG/NAME` of the hub. timeout_s: seconds that work at the server may
+    take. Raises what `load_model` raises, and before anything is done at the server MissingExtraError, ConfigError (no
+    key), ModelNotFoundError (with the nearest names), BudgetError, WorldError (no server answers).
+    """
+    if backend == "embedded":
+        if base_url is not None or tokenizer is not None:
+            raise ConfigError("base_url and tokenizer belong to backend=tinker")
+        return load_model(name, renderer=renderer, threads=threads)
+    if threads is not None:
+        raise ConfigError("threads belongs to backend=embedded: a server has its own")
+    from tinsmith.adapters.tinker.service import Service
+
+    service = Service(base_url, timeout=timeout_s)
+    served = service.served(name)
+    try:
+        found, stored = load_tokenizer(tokenizer or hub_name(name))
+    except (ModelNotFoundError, MissingExtraError) as error:
+        if tokenizer is not None:
+            raise
+        where = service.tokenizer_of(name)
+        if where is None:
+            raise ConfigError(f"no tokenizer of {name} is found ({error}); name it with tokenizer=DIRECTORY") from error
+        found, stored = load_tokenizer(where)
+    chosen = renderer or stored or rendering.recommended(name, found)
+    rendering.get(chosen, found)
+    return ServedModel(name=name, tokenizer=found, renderer_name=chosen, service=service, served=served)
+
+
+def hub_name(name: str) -> str:
+    """Where the hub has the tokenizer of a served model: names may have a variant behind a slash or colon."""
+    name = name.partition(":")[0] if "://" not in name else name
+    if re.fullmatch(r"[\w.-]+/[\w.-]+/[\w.-]+", name) and not Path(name).exists():
+        name = name.rpartition("/")[0]
+    return LLAMA3_TOKENIZER if name.startswith("meta-llama/Llama-3") else name
 
 
 def load_model(

@@ -66,6 +66,10 @@ class TrainingError(TinsmithError, RuntimeError):
     """A training run cannot go on."""
 
 
+class BudgetError(TinsmithError, RuntimeError):
+    """A limit of money was reached: the run's own budget, or the account's at a server. What was finished is kept."""
+
+
 class NonFiniteError(TrainingError, ArithmeticError):
     """A loss, gradient or logprob is NaN or infinite; the weights were left as they were."""
 

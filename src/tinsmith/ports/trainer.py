@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 from attrs import field, frozen
 
 from tinsmith.domain.datums import Batch
-from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.errors import ConfigError, NonFiniteError, ShapeError
 from tinsmith.domain.losses import check_loss
 from tinsmith.domain.tokens import Floats
 from tinsmith.ports.pending import Pending
@@ -29,8 +30,9 @@ class ModelInfo:
     context: int
     """Longest sequence, in tokens."""
     num_parameters: int
+    """0 where a server does not say it."""
     num_trained: int
-    """Parameters that the optimizer moves."""
+    """Parameters that the optimizer moves; 0 where a server does not say it."""
 
 
 @frozen
@@ -116,6 +118,30 @@ class OptimResult:
     """E.g. `optim/grad_norm`, before clipping."""
 
 
+def check_batch(info: ModelInfo, batch: Batch) -> None:
+    """What no trainer takes: ShapeError for no token, an id outside the vocabulary or a row past the context,
+    NonFiniteError for a column with a value that is not finite."""
+    if len(batch) == 0 or batch.num_tokens == 0:
+        raise ShapeError("the batch holds no token")
+    for name, ids in (("tokens", batch.tokens), ("targets", batch.targets)):
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= info.vocab_size:
+            flat = ids.reshape(len(batch.tokens), -1)
+            position = int(np.argmax(((flat < 0) | (flat >= info.vocab_size)).any(axis=1)))
+            row = int(np.searchsorted(batch.offsets, position, side="right")) - 1
+            raise ShapeError(
+                f"row {row}, position {position - int(batch.offsets[row])}: {name} holds an id outside the "
+                f"vocabulary of {info.vocab_size}"
+            )
+    longest = int(np.argmax(batch.lengths))
+    if batch.lengths[longest] > info.context:
+        raise ShapeError(f"row {longest} has {batch.lengths[longest]} tokens, the model's context is {info.context}")
+    for name in ("weights", "logprobs", "advantages", "reference_logprobs"):
+        column = getattr(batch, name)
+        if column is not None and not np.isfinite(column).all():
+            raise NonFiniteError(f"column {name!r} holds a value that is not finite")
+
+
 class Trainer(Protocol):
     """Trains one set of weights. Calls are carried out in the order in which they were submitted.
 
@@ -148,9 +174,10 @@ class Trainer(Protocol):
         as if it had not been called: a step of zeros would still move weights by its moments and decay."""
         ...
 
-    def save_state(self, name: str) -> Pending[str]:
+    def save_state(self, name: str, *, ttl_s: int | None = None) -> Pending[str]:
         """Write weights, optimizer moments and step count; gives a handle that `load_state` takes. Gradients that wait
-        for an `optim_step` are not part of it."""
+        for an `optim_step` are not part of it. A server may delete it after `ttl_s` seconds; on this machine it
+        stays."""
         ...
 
     def load_state(self, handle: str, *, optimizer: bool = True) -> Pending[None]:

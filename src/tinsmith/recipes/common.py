@@ -11,8 +11,10 @@ from typing import Any, Literal
 from attrs import frozen
 
 from tinsmith import bootstrap
-from tinsmith.bootstrap import LoadedModel
+from tinsmith.bootstrap import Backend, LoadedModel, Model, ServedModel
 from tinsmith.config import option, to_dict
+from tinsmith.config.files import read_file
+from tinsmith.domain.cost import Prices, Spending, Tokens
 from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.schedules import Schedule
@@ -28,6 +30,7 @@ MAY_CHANGE = frozenset(
     {
         *("max_steps", "num_epochs", "batch_size", "groups_per_batch"),
         *("eval_every", "checkpoints", "track", "threads", "timeout_s", "if_exists", "log_path", "export"),
+        *("base_url", "prices", "budget"),
     }
 )
 """Options that a run may be resumed with another value of: its place in the data is counted in examples or problems."""
@@ -38,6 +41,15 @@ class RunConfig:
     """Options of every training recipe."""
 
     model: str = option("tiny", help="model to start from: tiny, smollm2-135m, a Hugging Face directory or .gguf file")
+    backend: Backend = option(
+        "embedded", help="where the model is trained: embedded on this machine; tinker at a server of that protocol"
+    )
+    base_url: str | None = option(
+        None, help="address of the tinker server; none takes TINKER_BASE_URL, else the hosted service"
+    )
+    tokenizer: str | None = option(
+        None, help="with backend=tinker: a path or hub name, where the model's name does not lead to its tokenizer"
+    )
     renderer: str | None = option(None, help="chat format; none takes the one that belongs to the model")
     log_path: Path | None = option(None, help="run directory; none makes one from the recipe's name below runs/")
     if_exists: Literal["resume", "raise", "delete"] = option(
@@ -57,6 +69,12 @@ class RunConfig:
     export: Literal["merged", "adapter", "none"] = option(
         "merged", help="Hugging Face files written to final/ at the end: the whole model, the adapter alone, or nothing"
     )
+    prices: str | None = option(
+        None, help="money a million tokens: PREFILL,SAMPLE,TRAIN, or a file with these (by model name, for many models)"
+    )
+    budget: float | None = option(
+        None, help="money that the run may spend, by these prices; it then stops so that it can go on", exclusive_min=0
+    )
     track: tuple[Literal["console", "wandb", "trackio"], ...] = option((), help="also send metrics to these trackers")
 
 
@@ -65,6 +83,52 @@ def validate(config: RunConfig) -> None:
     bootstrap.check_trackers(config.track)
     if config.export == "adapter" and config.lora.rank == 0:
         raise ConfigError("lora.rank=0 trains all weights, there is no adapter: use export=merged or export=none")
+    spending(config)
+    default = RunConfig()
+    if config.backend == "embedded":
+        if config.base_url is not None or config.tokenizer is not None:
+            raise ConfigError("base_url and tokenizer belong to backend=tinker, which is not asked for")
+        return
+    for name in ("threads", "micro_batch_tokens"):
+        if getattr(config, name) != getattr(default, name):
+            raise ConfigError(f"{name} belongs to backend=embedded: a server decides it for itself")
+    if config.lora.rank == 0:
+        raise ConfigError("lora.rank=0 trains all weights, which a Tinker server does not do: take at least 1")
+    if config.lora.alpha != default.lora.alpha:
+        raise ConfigError(f"lora.alpha={config.lora.alpha:g}: a Tinker server takes {default.lora.alpha:g} alone")
+
+
+def open_model(config: RunConfig) -> Model:
+    """The model, before any data is read: a wrong name, a missing key or an unreachable server ends here."""
+    return bootstrap.open_model(
+        config.model,
+        backend=config.backend,
+        base_url=config.base_url,
+        tokenizer=config.tokenizer,
+        renderer=config.renderer,
+        threads=config.threads,
+        timeout_s=config.timeout_s,
+    )
+
+
+def spending(config: RunConfig) -> Spending:
+    """The price list and budget. ConfigError for what is none."""
+    if config.prices is None:
+        return Spending(budget=config.budget)
+    words = config.prices.split(",")
+    if len(words) == 3:
+        try:
+            prefill, sample, train = (float(word) for word in words)
+        except ValueError:
+            pass
+        else:
+            return Spending(prices=Prices(prefill=prefill, sample=sample, train=train), budget=config.budget)
+    if Path(config.prices).suffix.lower() not in (".json", ".yaml", ".yml", ".toml"):
+        raise ConfigError(
+            f"prices={config.prices!r}: three numbers, PREFILL,SAMPLE,TRAIN, or a JSON, YAML or TOML file"
+        )
+    prices = Prices.of(read_file(config.prices), config.model, config.prices)
+    return Spending(prices=prices, budget=config.budget)
 
 
 def optimizer(config: Any) -> OptimizerSettings:
@@ -109,13 +173,27 @@ def open_run(recipe: str, config: RunConfig, path: Path, progress: Progress) -> 
             raise
 
 
-def make_trainer(model: LoadedModel, config: RunConfig, directory: RunDirectory) -> Trainer:
+def make_trainer(model: Model, config: RunConfig, directory: RunDirectory) -> Trainer:
     return model.trainer(
         lora=config.lora.value(),
         seed=config.seed,
         state_dir=directory.checkpoints,
         micro_batch_tokens=config.micro_batch_tokens,
+        run_name=directory.path.name,
     )
+
+
+def export(model: Model, trainer: Trainer, config: RunConfig, directory: RunDirectory, progress: Progress) -> None:
+    """What a run leaves: files in final/, and at a server the weights to sample from."""
+    final = directory.path / "final"
+    if isinstance(model, ServedModel):
+        path = model.keep(trainer, final, config.checkpoints.ttl_s("final"))
+        progress.note(f"trained weights to sample from: {path}")
+    if config.export == "none":
+        return
+    model.export(trainer, final, config.export)
+    if isinstance(model, ServedModel) and config.export == "merged":
+        progress.note(f"{final} holds the adapter; the merged model is not had from a server")
 
 
 class Tracked:
@@ -148,7 +226,7 @@ def tracked(recipe: str, config: RunConfig, path: Path, progress: Progress) -> I
         wrapped.close()
 
 
-def show_example(model: LoadedModel, datum: Datum) -> Iterator[Any]:
+def show_example(model: Model, datum: Datum) -> Iterator[Any]:
     """One datum as text: what is trained in green, what is only read dim."""
     from rich.text import Text
 
@@ -159,8 +237,30 @@ def show_example(model: LoadedModel, datum: Datum) -> Iterator[Any]:
     yield text
 
 
-def estimate(model: LoadedModel, config: RunConfig, steps: int, tokens: float, sampled: float = 0.0) -> str:
+def forecast(config: RunConfig, tokens: Tokens) -> Iterator[str]:
+    """What a run would cost, where there are prices."""
+    limits = spending(config)
+    if limits.prices is None:
+        return
+    cost = limits.prices.cost(tokens)
+    counts = ", ".join(f"{getattr(tokens, kind):,.0f} tokens {what}" for kind, what in _SAID.items())
+    yield f"it would cost about {cost:,.4g} ({counts}, by prices={config.prices})"
+    if limits.budget is not None:
+        share = f"which is {cost / limits.budget:.0%} of" if cost <= limits.budget else "more than"
+        yield f"{share} budget={limits.budget:g}" + (
+            ", so it would stop before its end" if share == "more than" else ""
+        )
+
+
+_SAID = {"prefill": "read", "sample": "sampled", "train": "trained"}
+
+
+def estimate(model: Model, config: RunConfig, steps: int, tokens: float, sampled: float = 0.0) -> str:
     """What a run would take, from the floating-point operations of its matrix products and the rate of this machine."""
+    if not isinstance(model, LoadedModel):
+        return f"{steps} step{'s' * (steps != 1)}, about {tokens:,.0f} tokens trained" + (
+            f" and {sampled:,.0f} sampled" if sampled else ""
+        )
     frozen = config.lora.rank > 0
     flops = tokens * model.num_parameters * (4 if frozen else 6) + sampled * model.num_parameters * 2
     rate = bootstrap.matmul_rate(model.threads)

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from attrs import frozen
 
 from tinsmith import bootstrap
-from tinsmith.bootstrap import LoadedModel
+from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.advantages import AdvantageName
+from tinsmith.domain.cost import Tokens
 from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.losses import check_loss
 from tinsmith.envs import math
@@ -77,7 +78,7 @@ class Config(common.RunConfig):
 
 def run(config: Config, progress: Progress) -> int:
     validate(config)
-    model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
+    model = common.open_model(config)
     with closing(bootstrap.open_grader(config.grader)) as grader:
         problems, test = load_problems(config, model, grader)
         path = config.log_path or common.default_path(NAME, config, config.env)
@@ -99,8 +100,7 @@ def run(config: Config, progress: Progress) -> int:
                     decode=model.tokenizer.decode,
                 )
                 loop.run()
-                if config.export != "none":
-                    model.export(trainer, directory.path / "final", config.export)
+                common.export(model, trainer, config, directory, progress)
             finally:
                 trainer.close()
                 if reference is not None:
@@ -133,10 +133,11 @@ def report(progress: Progress, directory: RunDirectory) -> None:
 def check(config: Config) -> Iterable[Any]:
     """One rendered problem, and what the run would take; trains nothing."""
     validate(config)
-    model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
+    model = common.open_model(config)
     with closing(bootstrap.open_grader(config.grader)) as grader:
         problems, test = load_problems(config, model, grader)
-        answer, mixed = _tried(config, model, problems)
+        served = config.backend == "tinker"  # where trying costs money, the most that a run can take is said
+        answer, mixed = (float(config.max_tokens), TRIED) if served else _tried(config, model, problems)
     group = problems[0]
     assert isinstance(group, ProblemGroup)
     prompt = group.task.prompt(group.source).tokens
@@ -148,14 +149,25 @@ def check(config: Config) -> Iterable[Any]:
     episodes = config.max_steps * config.groups_per_batch * config.group_size
     trained = episodes * (mixed / TRIED if config.remove_constant_groups else 1.0)
     yield f"{len(problems)} problems ({problems.name}), {0 if test is None else len(test)} test problems"
-    yield (
-        f"of {TRIED} problems tried, {mixed} had answers that differ in reward; an answer had {answer:.1f} tokens on "
-        "average; the estimate takes it that both stay so"
-    )
+    if served:
+        yield "nothing was sampled at the server: the figures are for answers of max_tokens that all train"
+    else:
+        yield (
+            f"of {TRIED} problems tried, {mixed} had answers that differ in reward; an answer had {answer:.1f} tokens "
+            "on average; the estimate takes it that both stay so"
+        )
     yield common.estimate(model, config, config.max_steps, trained * (len(prompt) + answer), episodes * answer)
+    evaluations = 2 + ((config.max_steps - 1) // config.eval_every if config.eval_every else 0)
+    tests = 0 if test is None else len(test) * evaluations
+    used = Tokens(
+        prefill=(config.max_steps * config.groups_per_batch + tests) * len(prompt),
+        sample=(episodes + tests) * answer,
+        train=trained * (len(prompt) + answer) * (1 if config.loss.name != "gspo" else 2),
+    )
+    yield from common.forecast(config, used)
 
 
-def _tried(config: Config, model: LoadedModel, problems: ProblemSet) -> tuple[float, int]:
+def _tried(config: Config, model: Model, problems: ProblemSet) -> tuple[float, int]:
     """Mean tokens of an answer of the start model, and how many of TRIED groups would be trained."""
     plan = RolloutPlan(
         limits=RolloutLimits(max_tokens=config.max_tokens, turn_timeout=config.timeout_s),
@@ -188,7 +200,7 @@ def validate(config: Config) -> None:
         raise ConfigError("group_size=1 leaves every group constant, so that nothing is trained; take at least 2")
 
 
-def load_problems(config: Config, model: LoadedModel, grader: Grader) -> tuple[ProblemSet, ProblemSource | None]:
+def load_problems(config: Config, model: Model, grader: Grader) -> tuple[ProblemSet, ProblemSource | None]:
     renderer = model.renderer
     if config.max_tokens >= model.context:
         raise ConfigError(
@@ -255,4 +267,5 @@ def settings(config: Config) -> RLSettings:
         eval_every=config.eval_every,
         log_rollouts=config.log_rollouts,
         timeout_s=config.timeout_s,
+        spending=common.spending(config),
     )

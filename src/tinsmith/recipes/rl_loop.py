@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from attrs import frozen
@@ -23,6 +23,8 @@ from tinsmith.ports.progress import Progress
 @frozen(kw_only=True)
 class Config:
     model: str = option("tiny", help="model to start from")
+    backend: Literal["embedded", "tinker"] = option("embedded", help="where it is trained")
+    base_url: str | None = option(None, help="address of the server, with backend=tinker")
     log_path: Path = option(Path("runs/rl-loop"), help="where metrics.jsonl and the trained model go")
     groups_per_batch: int = option(128, help="problems a step", min=1)
     group_size: int = option(4, help="attempts at each problem", min=2)
@@ -34,7 +36,7 @@ class Config:
 
 
 def run(config: Config, progress: Progress) -> int:
-    model = ts.load_model(config.model)
+    model = ts.open_model(config.model, backend=config.backend, base_url=config.base_url)
     renderer = model.renderer
     trainer = model.trainer(lora=ts.Lora(rank=config.lora_rank), seed=config.seed)
     rng = np.random.default_rng(config.seed)
@@ -119,7 +121,7 @@ def datum(prompt: ts.Ints, completion: ts.Completion, advantage: float) -> ts.Da
 
 
 def check(config: Config) -> Iterable[Any]:
-    model = ts.load_model(config.model)
+    model = ts.open_model(config.model, backend=config.backend, base_url=config.base_url)
     yield "one prompt:"
     yield model.tokenizer.decode(prompt_ids(model.renderer, 4, 5))
 

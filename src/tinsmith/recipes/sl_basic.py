@@ -12,9 +12,10 @@ import numpy as np
 from attrs import frozen
 
 from tinsmith import bootstrap
-from tinsmith.bootstrap import LoadedModel
+from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.chat_rows import conversation_from_row
+from tinsmith.domain.cost import Tokens
 from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import ConfigError, DataError, RenderError
 from tinsmith.ports.progress import Progress
@@ -48,7 +49,7 @@ class Config(common.RunConfig):
 
 def run(config: Config, progress: Progress) -> int:
     common.validate(config)
-    model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
+    model = common.open_model(config)
     examples, test = load_examples(config, model, progress.note)
     data = SupervisedData(examples, config.seed)
     for note in _ends_early(config, data):
@@ -64,8 +65,7 @@ def run(config: Config, progress: Progress) -> int:
                 trainer, data, settings(config), directory, shown, test=test, token_bytes=model.text_bytes
             )
             loop.run()
-            if config.export != "none":
-                model.export(trainer, directory.path / "final", config.export)
+            common.export(model, trainer, config, directory, progress)
         finally:
             trainer.close()
         report(progress, directory)
@@ -92,7 +92,7 @@ def report(progress: Progress, directory: RunDirectory) -> None:
 def check(config: Config) -> Iterable[Any]:
     """One rendered example with its weights, and what the run would take; trains nothing."""
     common.validate(config)
-    model = bootstrap.load_model(config.model, renderer=config.renderer, threads=config.threads)
+    model = common.open_model(config)
     notes: list[str] = []
     examples, test = load_examples(config, model, notes.append)
     data = SupervisedData(examples, config.seed)
@@ -109,7 +109,10 @@ def check(config: Config) -> Iterable[Any]:
         f"{len(examples)} examples, {sum(tokens)} tokens (median {int(np.median(tokens))}, longest {max(tokens)}), "
         f"{len(test)} test datums"
     )
-    yield common.estimate(model, config, steps, seen * float(np.mean(tokens)))
+    trained = seen * float(np.mean(tokens))
+    yield common.estimate(model, config, steps, trained)
+    evaluated = sum(d.num_tokens for d in test) * (1 + (-(-steps // config.eval_every) if config.eval_every else 0))
+    yield from common.forecast(config, Tokens(train=trained, prefill=evaluated))
 
 
 def _ends_early(config: Config, data: SupervisedData) -> Iterator[str]:
@@ -132,11 +135,12 @@ def settings(config: Config) -> SupervisedSettings:
         checkpoints=config.checkpoints,
         eval_every=config.eval_every,
         timeout_s=config.timeout_s,
+        spending=common.spending(config),
     )
 
 
 def load_examples(
-    config: Config, model: LoadedModel, note: Callable[[str], object]
+    config: Config, model: Model, note: Callable[[str], object]
 ) -> tuple[list[tuple[Datum, ...]], list[Datum]]:
     """All examples as datums, and the test datums. A malformed row stops here, before anything is trained."""
     examples = list(_examples(config.data, config, model, note))
@@ -153,9 +157,7 @@ def load_examples(
     return examples, [d for example in test for d in example]
 
 
-def _examples(
-    where: str, config: Config, model: LoadedModel, note: Callable[[str], object]
-) -> Iterator[tuple[Datum, ...]]:
+def _examples(where: str, config: Config, model: Model, note: Callable[[str], object]) -> Iterator[tuple[Datum, ...]]:
     source = bootstrap.open_source(where)
     max_length = min(config.max_length or model.context, model.context)
     overlong = "truncate" if config.too_long == "truncate" else "refuse"

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from attrs import frozen
@@ -25,6 +25,8 @@ from tinsmith.ports.progress import Progress
 class Config:
     data: str = option(help="conversations: a JSONL or JSON file")
     model: str = option("tiny", help="model to start from")
+    backend: Literal["embedded", "tinker"] = option("embedded", help="where it is trained")
+    base_url: str | None = option(None, help="address of the server, with backend=tinker")
     log_path: Path = option(Path("runs/sl-loop"), help="where metrics.jsonl and the trained model go")
     batch_size: int = option(32, help="conversations a step", min=1)
     learning_rate: float = option(1e-3, help="falls linearly to 0", exclusive_min=0)
@@ -34,7 +36,7 @@ class Config:
 
 
 def run(config: Config, progress: Progress) -> int:
-    model = ts.load_model(config.model)
+    model = ts.open_model(config.model, backend=config.backend, base_url=config.base_url)
     examples = [
         model.renderer.supervised(
             conversation_from_row(row, source=config.data, line=line), max_length=model.context, overlong="truncate"
@@ -81,7 +83,7 @@ def run(config: Config, progress: Progress) -> int:
 
 
 def check(config: Config) -> Iterable[Any]:
-    model = ts.load_model(config.model)
+    model = ts.open_model(config.model, backend=config.backend, base_url=config.base_url)
     first = next(iter(ts.open_source(config.data)))
     datum = model.renderer.supervised(conversation_from_row(first, source=config.data, line=1)).datums[0]
     yield f"the first example has {datum.num_tokens} tokens, {datum.num_loss_tokens} of them trained:"

@@ -149,7 +149,7 @@ class FakeTrainer:
     def optim_step(self, settings: AdamW) -> Pending[OptimResult]:
         return self._worker.submit(self._step_if_any, settings)
 
-    def save_state(self, name: str) -> Pending[str]:
+    def save_state(self, name: str, *, ttl_s: int | None = None) -> Pending[str]:
         if not name:
             raise ConfigError("a state needs a name")
         return self._worker.submit(self._save, name)

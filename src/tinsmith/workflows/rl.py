@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 
 from tinsmith.domain.advantages import AdvantageName, group_advantages
 from tinsmith.domain.assembly import assemble
+from tinsmith.domain.cost import Spending
 from tinsmith.domain.datums import Batch
 from tinsmith.domain.episodes import Group
 from tinsmith.domain.errors import NonFiniteError, TrainingError
@@ -28,9 +29,10 @@ from tinsmith.ports.trainer import LossSpec, Trainer, TrainResult
 from tinsmith.workflows.interrupt import graceful_interrupt
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.loss_step import forward_backward
+from tinsmith.workflows.metering import Meter
 from tinsmith.workflows.rollout_log import to_rows
 from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
-from tinsmith.workflows.saving import Keep, batch_digest, leave, named, restore, same_data, save_now
+from tinsmith.workflows.saving import Keep, batch_digest, leave, named, restore, same_data, save_now, stop_for_budget
 from tinsmith.workflows.settings import CheckpointSettings, OptimizerSettings
 from tinsmith.workflows.waiting import naming_step, wait
 
@@ -66,6 +68,7 @@ class RLSettings:
     log_rollouts: bool = True
     timeout_s: float = DEADLINE_S
     """Seconds that one piece of submitted work, or one call of an environment, may take: DeadlineError beyond it."""
+    spending: Spending = field(factory=Spending)
 
 
 class RLLoop:
@@ -73,8 +76,8 @@ class RLLoop:
 
     A line of metrics a step: those of `episode_metrics` (`env/all/correct`, `env/all/reward/total`, ...), the loss's
     own, `optim/kl_sample_train_v1`, `_v2` and `optim/entropy`, `optim/lr`, `progress/batch`,
-    `progress/done_frac`, `time/...`; `test/env/...` are of the weights before that step; the last line also has those
-    of the final weights, `final/test/env/...`.
+    `progress/done_frac`, `tokens/...`, `cost/...`, `time/...`; `test/env/...` are of the weights before
+    that step; the last line also has those of the final weights, `final/test/env/...`.
     """
 
     def __init__(
@@ -92,12 +95,13 @@ class RLLoop:
         """reference: the policy that the KL penalty is against; needed exactly when there is a penalty."""
         if (reference is None) != (settings.kl_penalty_coef == 0):
             raise TrainingError("a reference policy is given exactly when kl_penalty_coef is not 0")
-        self._trainer = trainer
+        self._meter = Meter(settings.spending, directory.spent)
+        self._trainer = self._meter.trainer(trainer)
         self._problems = problems
         self._settings = settings
         self._directory = directory
         self._progress = progress
-        self._reference = reference
+        self._reference = None if reference is None else self._meter.sampler(reference)
         self._test = test
         self._decode = decode
         self._policy: Pending[Sampler] | None = None
@@ -116,7 +120,12 @@ class RLLoop:
         metrics: Mapping[str, float] = {}
         try:
             with graceful_interrupt(self._progress.note) as interrupt:
-                while step < settings.max_steps and not interrupt.requested:
+                stopped = None
+                while (
+                    step < settings.max_steps
+                    and not interrupt.requested
+                    and (stopped := self._meter.exceeded()) is None
+                ):
                     metrics = self._named_step(step, position)
                     step, position = step + 1, position + settings.groups_per_batch
                     keep = settings.checkpoints.kind_after(step) if step < settings.max_steps else None
@@ -125,6 +134,8 @@ class RLLoop:
                     self._progress.update(step, settings.max_steps, metrics)
                 done = step >= settings.max_steps
                 self._save("final" if done else "rolling", step, position)
+                if stopped is not None:
+                    raise stop_for_budget(self._directory, stopped)
                 if not done:
                     raise KeyboardInterrupt
                 self._directory.finish("max_steps")
@@ -135,7 +146,8 @@ class RLLoop:
 
     def _save(self, keep: Keep, step: int, position: int) -> None:
         timeout = self._settings.timeout_s
-        save_now(self._directory, self._trainer, keep, step, self._cursor(position), timeout)
+        ttl_s = self._settings.checkpoints.ttl_s(keep)
+        save_now(self._directory, self._trainer, keep, step, self._cursor(position), timeout, ttl_s)
 
     def _cursor(self, problems: int) -> Mapping[str, Any]:
         return {"problems": problems, "data": self._problems.fingerprint}
@@ -157,7 +169,8 @@ class RLLoop:
             if not self._keep_weights:
                 raise named(self._directory, step, error) from error
             cursor, timeout = self._cursor(position), self._settings.timeout_s
-            raise leave(self._directory, self._trainer, step, cursor, error, timeout) from error
+            ttl_s = self._settings.checkpoints.ttl_s("rolling")
+            raise leave(self._directory, self._trainer, step, cursor, error, timeout, ttl_s) from error
 
     def _step(self, step: int, position: int) -> Mapping[str, float]:
         settings = self._settings
@@ -189,6 +202,7 @@ class RLLoop:
         if step + 1 == settings.max_steps and self._test is not None:
             with self._sampler() as final:
                 metrics.update({f"final/{name}": value for name, value in self._evaluate(final, step).items()})
+        metrics.update(self._meter.take())
         self._directory.record_step(step, metrics, datums="" if batch is None else batch_digest(batch))
         return metrics
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from tinsmith.domain.datums import COLUMNS, Batch
-from tinsmith.domain.errors import ConfigError, NonFiniteError, TinsmithError
+from tinsmith.domain.errors import BudgetError, ConfigError, NonFiniteError, TinsmithError
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.trainer import Trainer
 from tinsmith.workflows.journal import RunDirectory
@@ -44,9 +44,9 @@ def same_data(cursor: Mapping[str, Any], fingerprint: str, where: str) -> None:
         )
 
 
-def submit_save(run: RunDirectory, trainer: Trainer, keep: Keep, step: int) -> Pending[str]:
-    """Queue the saving of the state after `step` steps."""
-    return trainer.save_state(run.checkpoint_name(keep, step))
+def submit_save(run: RunDirectory, trainer: Trainer, keep: Keep, step: int, ttl_s: int | None = None) -> Pending[str]:
+    """Queue the saving of the state after `step` steps; a server keeps it for `ttl_s` seconds."""
+    return trainer.save_state(run.checkpoint_name(keep, step), ttl_s=ttl_s)
 
 
 def record_save(
@@ -58,20 +58,38 @@ def record_save(
 
 
 def save_now(
-    run: RunDirectory, trainer: Trainer, keep: Keep, step: int, cursor: Mapping[str, Any], timeout_s: float
+    run: RunDirectory,
+    trainer: Trainer,
+    keep: Keep,
+    step: int,
+    cursor: Mapping[str, Any],
+    timeout_s: float,
+    ttl_s: int | None = None,
 ) -> None:
     """Save and record, unless that was done before the process was killed."""
     if not run.has_checkpoint(keep, step):
-        record_save(run, keep, step, submit_save(run, trainer, keep, step), cursor, timeout_s)
+        record_save(run, keep, step, submit_save(run, trainer, keep, step, ttl_s), cursor, timeout_s)
+
+
+def stop_for_budget(run: RunDirectory, reason: str) -> BudgetError:
+    """Record why the run stops; its checkpoint was recorded before. Gives what to raise."""
+    run.record_stop(f"budget: {reason}")
+    return BudgetError(f"stopped by its budget: {reason}. The same command with a larger budget= goes on")
 
 
 def leave(
-    run: RunDirectory, trainer: Trainer, step: int, cursor: Mapping[str, Any], error: NonFiniteError, timeout_s: float
+    run: RunDirectory,
+    trainer: Trainer,
+    step: int,
+    cursor: Mapping[str, Any],
+    error: NonFiniteError,
+    timeout_s: float,
+    ttl_s: int | None = None,
 ) -> NonFiniteError:
     """The error of training step `step`, named, with a checkpoint left of the weights before it: they did not move, for
     the trainer refused all that was queued behind the failure."""
     try:
-        save_now(run, trainer, "rolling", step, cursor, timeout_s)
+        save_now(run, trainer, "rolling", step, cursor, timeout_s, ttl_s)
     except TinsmithError as also:  # the failure itself is what the caller hears of
         return NonFiniteError(f"step {step}: {error} (no checkpoint of it could be written: {also})")
     return named(run, step, error)

@@ -68,6 +68,12 @@ class CheckpointSettings:
 
     every: int = option(20, help="steps between checkpoints that are kept; 0 is off", min=0)
     rolling_every: int = option(0, help="steps between checkpoints of which only the newest is kept; 0 is off", min=0)
+    ttl_days: float | None = option(
+        7.0, help="days that a server keeps checkpoints made on the way; none: for ever", min=1 / 24, max=3650
+    )
+    final_ttl_days: float | None = option(
+        None, help="days that a server keeps what the run leaves at its end; none: for ever", min=1 / 24, max=3650
+    )
 
     def kind_after(self, step: int) -> Literal["periodic", "rolling"] | None:
         """The kind of checkpoint that is due after `step` steps were taken."""
@@ -76,3 +82,8 @@ class CheckpointSettings:
         if self.rolling_every and step % self.rolling_every == 0:
             return "rolling"
         return None
+
+    def ttl_s(self, keep: Literal["periodic", "rolling", "final"]) -> int | None:
+        """Seconds that a server is asked to keep such a checkpoint."""
+        days = self.final_ttl_days if keep == "final" else self.ttl_days
+        return None if days is None else int(days * 86400)

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
+from tinsmith.domain.cost import Spending
 from tinsmith.domain.datums import Batch, Datum
 from tinsmith.domain.errors import DataError, NonFiniteError
 from tinsmith.ports.pending import DEADLINE_S, Pending
@@ -17,6 +18,7 @@ from tinsmith.ports.trainer import LossSpec, OptimResult, Trainer, TrainResult
 from tinsmith.workflows.evaluation import NllEvaluator
 from tinsmith.workflows.interrupt import graceful_interrupt
 from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.metering import Meter
 from tinsmith.workflows.saving import (
     Keep,
     batch_digest,
@@ -26,6 +28,7 @@ from tinsmith.workflows.saving import (
     restore,
     same_data,
     save_now,
+    stop_for_budget,
     submit_save,
 )
 from tinsmith.workflows.settings import CheckpointSettings, OptimizerSettings
@@ -49,6 +52,7 @@ class SupervisedSettings:
     """Batches queued behind the one that is awaited."""
     timeout_s: float = DEADLINE_S
     """Seconds that one piece of submitted work may take; beyond it the world failed: DeadlineError."""
+    spending: Spending = field(factory=Spending)
 
 
 @frozen(kw_only=True)
@@ -65,14 +69,17 @@ class _Submitted:
     final: Sequence[Pending[TrainResult]]
     keep: Keep | None
     saved: Pending[str] | None
+    used: Mapping[str, float]
+    """Tokens of the step, and their cost."""
 
 
 class SupervisedLoop:
     """One supervised run. `run()` trains from where the run directory stands to the end of the data or `max_steps`.
 
     A line of metrics a step: `train_mean_nll`, `train_mean_bpb`, `num_sequences`, `num_tokens`, `num_loss_tokens`,
-    `learning_rate`, `epoch`, `progress`, `optim/grad_norm`, `time/step`; `test/nll` and `test/bpb` are of the weights
-    before that step; the last line also has those of the final weights, `final/test/nll` and `final/test/bpb`.
+    `learning_rate`, `epoch`, `progress`, `optim/grad_norm`, `tokens/...`, `cost/...`, `time/step`;
+    `test/nll` and `test/bpb` are of the weights before that step; the last line also has those of the final weights,
+    `final/test/nll` and `final/test/bpb`.
     """
 
     def __init__(
@@ -87,7 +94,8 @@ class SupervisedLoop:
         token_bytes: Sequence[int] | None = None,
     ) -> None:
         """token_bytes: [V], UTF-8 bytes that each token id stands for, 0 for control tokens; for bits per byte."""
-        self._trainer = trainer
+        self._meter = Meter(settings.spending, directory.spent)
+        self._trainer = trainer = self._meter.trainer(trainer)
         self._data = data
         self._settings = settings
         self._directory = directory
@@ -116,7 +124,8 @@ class SupervisedLoop:
         metrics: Mapping[str, float] = {}
         self._clock = time.monotonic()
         with graceful_interrupt(self._progress.note) as interrupt:
-            while step < self._total and not interrupt.requested:
+            stopped = None
+            while step < self._total and not interrupt.requested and (stopped := self._meter.exceeded()) is None:
                 queue.append(self._submit(step, position))
                 step, position = step + 1, queue[-1].end
                 if len(queue) > self._settings.submit_ahead:
@@ -125,6 +134,8 @@ class SupervisedLoop:
                 metrics = self._finish(queue.popleft())
             done = step >= self._total
             self._save("final" if done else "rolling", step, position)
+            if stopped is not None:
+                raise stop_for_budget(self._directory, stopped)
             if not done:
                 raise KeyboardInterrupt
             exhausted = position >= self._settings.num_epochs * len(self._data)
@@ -133,7 +144,8 @@ class SupervisedLoop:
 
     def _save(self, keep: Keep, step: int, position: int) -> None:
         timeout = self._settings.timeout_s
-        save_now(self._directory, self._trainer, keep, step, self._cursor(position), timeout)
+        ttl_s = self._settings.checkpoints.ttl_s(keep)
+        save_now(self._directory, self._trainer, keep, step, self._cursor(position), timeout, ttl_s)
 
     def _cursor(self, examples: int) -> Mapping[str, Any]:
         return {"examples": examples, "data": self._data.fingerprint}
@@ -146,7 +158,7 @@ class SupervisedLoop:
         adam = settings.optimizer.at(step, self._total)
         last = step + 1 == self._total
         keep = None if last else settings.checkpoints.kind_after(step + 1)
-        return _Submitted(
+        item = _Submitted(
             step=step,
             batch=batch,
             start=position,
@@ -157,8 +169,12 @@ class SupervisedLoop:
             stepped=self._trainer.optim_step(adam),
             final=self._nll.submit() if last else (),
             keep=keep,
-            saved=submit_save(self._directory, self._trainer, keep, step + 1) if keep else None,
+            saved=submit_save(self._directory, self._trainer, keep, step + 1, settings.checkpoints.ttl_s(keep))
+            if keep
+            else None,
+            used={},
         )
+        return evolve(item, used=self._meter.take())
 
     def _finish(self, item: _Submitted) -> Mapping[str, float]:
         with naming_step(item.step):
@@ -174,7 +190,8 @@ class SupervisedLoop:
             stepped = wait(item.stepped, "the optimizer step", timeout)
         except NonFiniteError as error:
             cursor = self._cursor(item.start)
-            raise leave(self._directory, self._trainer, item.step, cursor, error, timeout) from error
+            ttl_s = self._settings.checkpoints.ttl_s("rolling")
+            raise leave(self._directory, self._trainer, item.step, cursor, error, timeout, ttl_s) from error
         now = time.monotonic()
         metrics: dict[str, Any] = {
             "epoch": item.start // len(self._data),
@@ -185,6 +202,7 @@ class SupervisedLoop:
             "num_loss_tokens": item.batch.num_loss_tokens,
             **self._nll.measure([item.batch], [trained], "train_mean_nll", "train_mean_bpb"),
             **stepped.metrics,
+            **item.used,
             "time/step": now - self._clock,
         }
         metrics.update({f"final/{name}": value for name, value in self._evaluation(item.step, item.final).items()})

@@ -26,7 +26,16 @@ from tinsmith.domain.errors import (
 from tinsmith.domain.tokens import Floats, floats
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.sampler import Sampler
-from tinsmith.ports.trainer import AdamW, Lora, LossSpec, ModelInfo, OptimResult, TrainerCapabilities, TrainResult
+from tinsmith.ports.trainer import (
+    AdamW,
+    Lora,
+    LossSpec,
+    ModelInfo,
+    OptimResult,
+    TrainerCapabilities,
+    TrainResult,
+    check_batch,
+)
 
 T = TypeVar("T")
 
@@ -91,13 +100,13 @@ class EmbeddedTrainer:
         return TrainerCapabilities(losses=LOSSES, deterministic=True, soft_targets=True)
 
     def forward(self, batch: Batch) -> Pending[TrainResult]:
-        self._check(batch)
+        check_batch(self._info, batch)
         return self._submit(
             lambda: TrainResult(self._native.forward(batch.tokens, batch.offsets, batch.targets)),
         )
 
     def forward_backward(self, batch: Batch, loss: LossSpec) -> Pending[TrainResult]:
-        self._check(batch)
+        check_batch(self._info, batch)
         if loss.name not in LOSSES:
             raise CapabilityError(f"loss {loss.name!r} is not known here; known are {sorted(LOSSES)}")
         columns = {"weights": batch.weights}
@@ -118,7 +127,7 @@ class EmbeddedTrainer:
         return self._submit(self._guarded(work))
 
     def backward(self, batch: Batch, gradients: Floats) -> Pending[TrainResult]:
-        self._check(batch)
+        check_batch(self._info, batch)
         gradients = floats(gradients)
         if gradients.shape != batch.targets.shape:
             raise ShapeError(f"gradients {gradients.shape} and targets {batch.targets.shape} differ in shape")
@@ -148,7 +157,7 @@ class EmbeddedTrainer:
 
         return self._submit(self._guarded(work))
 
-    def save_state(self, name: str) -> Pending[str]:
+    def save_state(self, name: str, *, ttl_s: int | None = None) -> Pending[str]:
         path = self._state_path(name)
 
         def work() -> str:
@@ -242,26 +251,3 @@ class EmbeddedTrainer:
                 raise
 
         return self._lane.submit(translated)
-
-    def _check(self, batch: Batch) -> None:
-        if len(batch) == 0 or batch.num_tokens == 0:
-            raise ShapeError("the batch holds no token")
-        for name, ids in (("tokens", batch.tokens), ("targets", batch.targets)):
-            low, high = int(ids.min()), int(ids.max())
-            if low < 0 or high >= self._info.vocab_size:
-                flat = ids.reshape(len(batch.tokens), -1)
-                position = int(np.argmax(((flat < 0) | (flat >= self._info.vocab_size)).any(axis=1)))
-                row = int(np.searchsorted(batch.offsets, position, side="right")) - 1
-                raise ShapeError(
-                    f"row {row}, position {position - int(batch.offsets[row])}: {name} holds an id outside the "
-                    f"vocabulary of {self._info.vocab_size}"
-                )
-        longest = int(np.argmax(batch.lengths))
-        if batch.lengths[longest] > self._info.context:
-            raise ShapeError(
-                f"row {longest} has {batch.lengths[longest]} tokens, the model's context is {self._info.context}"
-            )
-        for name in ("weights", "logprobs", "advantages", "reference_logprobs"):
-            column = getattr(batch, name)
-            if column is not None and not np.isfinite(column).all():
-                raise NonFiniteError(f"column {name!r} holds a value that is not finite")

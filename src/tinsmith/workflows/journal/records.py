@@ -97,6 +97,15 @@ class Deleted:
 
 
 @frozen(kw_only=True)
+class Stopped:
+    """The run was stopped after `step` steps, before it was complete, by a limit of its own."""
+
+    kind: ClassVar[str] = "stopped"
+    step: int
+    reason: str
+
+
+@frozen(kw_only=True)
 class Finished:
     """The run was complete after `step` steps."""
 
@@ -105,9 +114,9 @@ class Finished:
     reason: str
 
 
-Event: TypeAlias = Started | Resumed | Step | Evaluation | Checkpoint | Deleted | Finished
+Event: TypeAlias = Started | Resumed | Step | Evaluation | Checkpoint | Deleted | Stopped | Finished
 KINDS: dict[str, type[Event]] = {
-    cls.kind: cls for cls in (Started, Resumed, Step, Evaluation, Checkpoint, Deleted, Finished)
+    cls.kind: cls for cls in (Started, Resumed, Step, Evaluation, Checkpoint, Deleted, Stopped, Finished)
 }
 
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from attrs import frozen
 
+from tinsmith.domain.cost import Spent, Tokens
 from tinsmith.domain.errors import ConfigError, JournalError, TinsmithError, WorldError
 from tinsmith.ports.clock import Clock
 from tinsmith.ports.files import FileSystem, digest, exists, make_directories, sync_tree
@@ -36,6 +37,7 @@ from tinsmith.workflows.journal.records import (
     Resumed,
     Started,
     Step,
+    Stopped,
     before,
     live,
 )
@@ -87,6 +89,7 @@ class RunDirectory:
         self._next_step: int | None = None  # None until `resume`
         self._checkpoints: list[Checkpoint] = []  # that can be resumed from, oldest first
         self._finished_at: int | None = None
+        self._spent = Spent()
 
     @classmethod
     def open(
@@ -169,6 +172,7 @@ class RunDirectory:
                 current = dict(record.event.config)
             elif isinstance(record.event, Step):
                 self._trained_with = current
+                self._spent = self._spent.plus(Tokens.of_metrics(record.event.metrics))
         self._session = sum(isinstance(r.event, Resumed) for r in records)
         self._records = live(records)
         deleted = {r.event.name for r in records if isinstance(r.event, Deleted)}
@@ -185,6 +189,11 @@ class RunDirectory:
     def finished_at(self) -> int | None:
         """Steps after which the run was complete; None while it is not. A run may go on past it: `resume`."""
         return self._finished_at
+
+    @property
+    def spent(self) -> Spent:
+        """What the run had used when it was opened, steps that no longer count included: they were paid for."""
+        return self._spent
 
     @property
     def last_checkpoint(self) -> ResumePoint | None:
@@ -398,6 +407,10 @@ class RunDirectory:
         if step > self._expected():
             raise JournalError(f"{self.path}: rollouts of step {step} where step {self._expected()} is next")
         self._outputs.add_rollouts(name, step, rows)
+
+    def record_stop(self, reason: str) -> None:
+        """A limit of the run's own stops it here, after its checkpoint was recorded."""
+        self._journal.append(Stopped(step=self._expected(), reason=reason), sync=True)
 
     def finish(self, reason: str) -> None:
         """The run is complete; everything recorded is durable. Close it next."""

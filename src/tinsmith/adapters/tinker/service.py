@@ -1,0 +1,206 @@
+"""A connection to a server: who answers, what it serves, and the session that trainers and samplers share."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import difflib
+import importlib.util
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from attrs import frozen
+
+from tinsmith.adapters.tinker.errors import translated
+from tinsmith.adapters.tinker.work import Driver
+from tinsmith.domain.errors import ConfigError, DeadlineError, MissingExtraError, ModelNotFoundError, WorldError
+from tinsmith.ports.pending import DEADLINE_S
+
+T = TypeVar("T")
+
+HELLO_S = 10.0
+"""Seconds that a server may take for its first answer, whatever it is."""
+
+START_S = 60.0
+"""Seconds for the SDK's own first requests; it would try for minutes."""
+
+FINISH_S = 5.0
+"""Seconds that closing waits for the server to hear of it."""
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK_KEY = "tml-loopback"
+"""What the SDK is given as key, where there is none, for a server on this machine: the SDK insists on one."""
+
+
+@frozen
+class Served:
+    """A model that a server offers."""
+
+    name: str
+    context: int | None
+    """Longest sequence in tokens, where the server says it."""
+    trainable: bool
+    sampleable: bool
+
+
+class Service:
+    """One server. Its session begins with the first user (trainer or sampler) and is finished with the last."""
+
+    def __init__(self, base_url: str | None, *, timeout: float = DEADLINE_S) -> None:
+        """Raises, before anything else is done: MissingExtraError, ConfigError (no key, or a refused one), BudgetError,
+        WorldError (no server answers). timeout: seconds that creating or loading a model may take."""
+        if importlib.util.find_spec("tinker") is None:
+            raise MissingExtraError("tinker", "tinker")
+        import tinker
+        from tinker.lib.base_url import resolve_base_url
+
+        self.url = resolve_base_url(base_url)
+        self.timeout = timeout
+        self._key = _key(self.url)
+        self.driver = Driver("tinker results")
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._users = 0
+        _quiet()
+        hello(self.url)
+        self.rest = self._within(
+            lambda: tinker.RestClient(base_url=self.url, api_key=self._key),
+            START_S,
+            f"{self.url} gave no configuration",
+        )
+        _raise_for_money(self.rest.holder)
+        answer = self._within(
+            lambda: self.rest.get_server_capabilities().result(), START_S, f"{self.url} did not say what it serves"
+        )
+        self.models = tuple(
+            Served(m.model_name, m.max_context_length, m.trainable is not False, m.sampleable is not False)
+            for m in answer.supported_models
+            if m.model_name
+        )
+
+    def served(self, name: str) -> Served:
+        """The model of that name. ModelNotFoundError, with the nearest names, when there is none."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        names = [model.name for model in self.models]
+        folded = {n.lower(): n for n in names} | {n.lower().rpartition("/")[2]: n for n in names}
+        near = [folded[n] for n in difflib.get_close_matches(name.lower(), folded, 3, 0.5)] or names[:3]
+        meant = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
+        raise ModelNotFoundError(f"{self.url} does not serve {name!r}: it has {len(names)} models{meant}")
+
+    def tokenizer_of(self, name: str) -> str | None:
+        """What the server says of a model's tokenizer: a path or a name of the hub. A model is made to ask for it."""
+        self.acquire()
+        try:
+            client = self._within(
+                lambda: self.session().create_lora_training_client(name, rank=1).result(),
+                self.timeout,
+                "no model was made",
+            )
+            found = client.get_info().model_data
+            where: str | None = found.tokenizer_id or found.model_name
+            return where
+        finally:
+            self.release()
+
+    def session(self) -> Any:
+        """The SDK's client of the session. Blocks while it begins; call `acquire` before."""
+        import tinker
+
+        with self._lock:
+            if self._session is None:
+                session = tinker.ServiceClient(
+                    base_url=self.url, api_key=self._key, user_metadata={"client": "tinsmith"}
+                )
+                session.holder.get_session_id()
+                _raise_for_money(session.holder)
+                self._session = session
+            return self._session
+
+    def acquire(self) -> None:
+        """One more user of the session."""
+        with self._lock:
+            self._users += 1
+
+    def release(self) -> None:
+        """One user less. The last one finishes the session; the server hears of it within FINISH_S seconds, or not."""
+        with self._lock:
+            self._users -= 1
+            if self._users > 0 or self._session is None:
+                return
+            session, self._session = self._session, None
+        error = sys.exc_info()[0]
+        status = "success" if error is None else "errored" if issubclass(error, Exception) else "interrupted"
+        try:
+            session.close(status).future().result(FINISH_S)
+        except Exception as error:  # noqa: BLE001 - a session that ends is not worth a failed run
+            logging.getLogger(__name__).debug("the session could not be finished: %s", error)
+
+    def _within(self, call: Callable[[], T], seconds: float, otherwise: str) -> T:
+        """The result of a call into the SDK that may block far longer."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - handed on
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="tinker start", daemon=True).start()
+        try:
+            return future.result(seconds)
+        except BaseException as error:
+            if isinstance(error, TimeoutError) and not future.done():
+                raise DeadlineError(f"{otherwise} within {seconds:g} s") from error
+            raise translated(error) from error
+
+
+def hello(url: str) -> None:
+    """WorldError unless something answers HTTP at the address."""
+    import httpx
+
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ConfigError(f"base_url={url!r}: an address that begins with http:// or https://")
+    try:
+        httpx.get(f"{url}/api/v1/healthz", timeout=HELLO_S)
+    except httpx.TimeoutException as error:
+        raise DeadlineError(f"the server at {url} did not answer within {HELLO_S:g} s") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise WorldError(f"no server answers at {url}: {error}") from error
+
+
+def _key(url: str) -> str | None:
+    """The key, where it is not the SDK's to find it. ConfigError when there is none."""
+    key = os.environ.get("TINKER_API_KEY")
+    if key:
+        if not key.startswith(("tml-", "eyJ")):
+            raise ConfigError("TINKER_API_KEY is no key of a Tinker server: those begin with tml-")
+        return key
+    from tinker.lib.credentials import JsonCredentialStore, default_credentials_path
+
+    if os.environ.get("TINKER_CREDENTIAL_CMD"):
+        return None
+    stored = JsonCredentialStore(default_credentials_path()).get_default_key()
+    if stored is not None:
+        return None
+    if urlsplit(url).hostname in _LOOPBACK:
+        return _LOOPBACK_KEY
+    raise ConfigError(f"TINKER_API_KEY is not set: {url} needs a key")
+
+
+def _raise_for_money(holder: Any) -> None:
+    """The SDK waits up to an hour when the account has no money; a run that says so and stops is worth more."""
+    holder.get_client_config().billing_exception_max_pause_duration_sec = 0
+
+
+def _quiet() -> None:
+    """The SDK logs each retry; what does not pass comes as an error. A logger that somebody set up is left alone."""
+    logger = logging.getLogger("tinker")
+    if logger.level == logging.NOTSET and not logger.handlers and not logging.getLogger().handlers:
+        logger.setLevel(logging.ERROR)
+        logger.addHandler(logging.NullHandler())

@@ -1,0 +1,164 @@
+"""Work that waits for futures of the SDK, as `Pending`.
+
+A piece of work is a generator: it yields concurrent futures and is sent their results, and what it returns is the
+result. Its first part runs in the thread that starts it, the others in a thread of the `Driver`: never in the SDK's
+event loop, which whoever awaits a result could otherwise block.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import queue
+import threading
+from collections.abc import Callable, Generator
+from typing import Any, TypeAlias, TypeVar
+
+from tinsmith.adapters.tinker.errors import translated
+from tinsmith.domain.errors import CancelledWorkError, DeadlineError
+from tinsmith.ports.pending import Pending
+
+T = TypeVar("T")
+Work: TypeAlias = Generator["concurrent.futures.Future[Any]", Any, T]
+
+WAITING = 1024
+"""Submissions that may wait for their turn; a further one blocks until there is room."""
+
+
+class Task:
+    """One piece of work under way."""
+
+    def __init__(self, work: Callable[[], Work[Any]]) -> None:
+        self.work = work
+        self.future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self.steps: Work[Any] | None = None
+        self.waits_for: concurrent.futures.Future[Any] | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """End it with `error` unless it has ended."""
+        try:
+            self.future.set_exception(error)
+        except concurrent.futures.InvalidStateError:
+            return
+
+    def abandon(self) -> None:
+        """Cancel it, and what it waits for."""
+        self.future.cancel()
+        if self.waits_for is not None:
+            self.waits_for.cancel()
+
+
+class Driver:
+    """Carries work on when what it waits for is done."""
+
+    def __init__(self, name: str) -> None:
+        self._ready: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._drive, name=name, daemon=True)
+        self._thread.start()
+
+    def start(self, task: Task) -> None:
+        """Run the first part of the work here and now."""
+        try:
+            task.steps = task.work()
+        except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
+            task.fail(translated(error))
+            return
+        self._advance(task, None)
+
+    def _drive(self) -> None:
+        while (step := self._ready.get()) is not None:
+            step()
+
+    def later(self, step: Callable[[], None]) -> None:
+        """Call `step` in the driver's thread, after what it does now."""
+        self._ready.put(step)
+
+    def _advance(self, task: Task, done: concurrent.futures.Future[Any] | None) -> None:
+        assert task.steps is not None
+        try:
+            if done is None:
+                waits_for = next(task.steps)
+            elif done.cancelled():
+                waits_for = task.steps.throw(CancelledWorkError("the work was cancelled before it finished"))
+            elif (error := done.exception()) is not None:
+                waits_for = task.steps.throw(translated(error))
+            else:
+                waits_for = task.steps.send(done.result())
+        except StopIteration as end:
+            try:
+                task.future.set_result(end.value)
+            except concurrent.futures.InvalidStateError:
+                return  # cancelled meanwhile
+        except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
+            task.fail(translated(error))
+        else:
+            task.waits_for = waits_for
+            waits_for.add_done_callback(lambda future: self._ready.put(lambda: self._advance(task, future)))
+
+    def close(self) -> None:
+        self._ready.put(None)
+
+
+class Lane:
+    """Starts work in the order of submission, off the caller's thread, and does not wait for any to finish."""
+
+    def __init__(self, name: str, driver: Driver, timeout: float) -> None:
+        self._driver = driver
+        self._timeout = timeout
+        self._queue: queue.Queue[Task | None] = queue.Queue(WAITING)
+        self._open: set[Task] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._start_all, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def submit(self, work: Callable[[], Work[T]], *, cancellable: bool = False) -> Pending[T]:
+        """cancellable: cancelling the result also cancels what the work waits for. Never of numbered requests: the SDK
+        sends nothing after one that was left out.
+
+        Raises CancelledWorkError once closed, DeadlineError when there is no room for too long."""
+        task = Task(work)
+        with self._lock:
+            if self._closed:
+                raise CancelledWorkError("this backend was closed")
+            self._open.add(task)
+        task.future.add_done_callback(lambda _: self._forget(task))
+        try:
+            self._queue.put(task, timeout=self._timeout)
+        except queue.Full:
+            self._forget(task)
+            raise DeadlineError(f"{WAITING} pieces of work wait, and none was begun for {self._timeout:g} s") from None
+        return Pending(task.future, on_cancel=task.abandon if cancellable else None)
+
+    def fail_open(self, error: BaseException) -> None:
+        """End all that is under way with `error`."""
+        with self._lock:
+            tasks = list(self._open)
+        for task in tasks:
+            task.fail(error)
+
+    def _forget(self, task: Task) -> None:
+        with self._lock:
+            self._open.discard(task)
+
+    def _start_all(self) -> None:
+        while (task := self._queue.get()) is not None:
+            if not task.future.done():
+                self._driver.start(task)
+
+    def close(self) -> None:
+        """Cancel all that is under way."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            tasks = list(self._open)
+        for task in tasks:
+            task.abandon()
+        try:
+            self._queue.put_nowait(None)
+        except queue.Full:  # the tasks that fill it are cancelled, so there is room soon
+            self._queue.put(None, timeout=self._timeout)
