@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from tinsmith.adapters.tinker.errors import status_of, translated
 from tinsmith.adapters.tinker.service import Service
@@ -63,6 +66,38 @@ def delete(service: Service, path: str) -> Work[None]:
             raise
 
 
+def download_archive(service: Service, path: str, directory: Path) -> Sequence[Path] | None:
+    """The archive of a checkpoint, unpacked into `directory`: an adapter in PEFT's files. None where the server has no
+    archives. Blocks."""
+    import httpx
+
+    check_handle(path)
+    run, kind, name = path.removeprefix("tinker://").split("/")
+    url = f"{service.url}/api/v1/training_runs/{run}/checkpoints/{kind}/{name}/archive"
+    headers = {"X-API-Key": service.key} if service.key else {}
+    directory.mkdir(parents=True, exist_ok=True)
+    archive = directory / ".archive.part"
+    try:
+        with httpx.stream("GET", url, headers=headers, timeout=service.timeout) as first:
+            if first.status_code in (404, 405, 501):
+                return None
+            if first.is_redirect:  # to where it is stored, which is not to see the key
+                return _unpacked(_stream(first.headers["location"], archive, "the archive"), directory)
+            return _unpacked(_written(first, archive, "the archive"), directory)
+    except httpx.HTTPError as error:
+        raise WorldError(f"downloading the archive: {error}") from error
+    finally:
+        archive.unlink(missing_ok=True)
+
+
+def _unpacked(archive: Path, directory: Path) -> Sequence[Path]:
+    try:
+        with tarfile.open(archive) as tar:
+            return [_replaced(directory, member.name, tar.extractfile(member)) for member in tar if member.isfile()]
+    except tarfile.TarError as error:
+        raise WorldError(f"the archive of the weights cannot be read: {error}") from error
+
+
 def download(service: Service, path: str, directory: Path) -> Work[Sequence[Path]]:
     """The files of weights that were saved to be downloaded, each written to `directory` whole or not at all."""
     try:
@@ -74,24 +109,45 @@ def download(service: Service, path: str, directory: Path) -> Work[Sequence[Path
 
 
 def _fetch(url: str, directory: Path, name: str) -> Path:
+    half = _stream(url, directory / ".download.part", name)
+    try:
+        with half.open("rb") as file:
+            return _replaced(directory, name, file)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _stream(url: str, path: Path, what: str) -> Path:
     import httpx
 
+    try:
+        with httpx.stream("GET", url, timeout=60.0, follow_redirects=True) as answer:
+            return _written(answer, path, what)
+    except httpx.HTTPError as error:
+        raise WorldError(f"downloading {what}: {error}") from error
+
+
+def _written(answer: Any, path: Path, what: str) -> Path:
+    if answer.status_code != 200:
+        raise WorldError(f"downloading {what}: the server answered {answer.status_code}")
+    with path.open("wb") as file:
+        for piece in answer.iter_bytes(CHUNK):
+            file.write(piece)
+    return path
+
+
+def _replaced(directory: Path, name: str, source: IO[bytes] | None) -> Path:
+    """`directory/name` with these bytes, whole or not at all."""
     parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts or source is None:
         raise WorldError(f"the server names a file {name!r}, which would lie outside {directory}")
     path = directory / parts
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.part")
-    try:
-        with httpx.stream("GET", url, timeout=60.0, follow_redirects=True) as answer, half.open("wb") as file:
-            if answer.status_code != 200:
-                raise WorldError(f"downloading {name}: the server answered {answer.status_code}")
-            for piece in answer.iter_bytes(CHUNK):
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-    except httpx.HTTPError as error:
-        raise WorldError(f"downloading {name}: {error}") from error
+    with half.open("wb") as file:
+        shutil.copyfileobj(source, file, CHUNK)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(half, path)
     return path
 

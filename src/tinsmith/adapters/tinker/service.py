@@ -93,6 +93,12 @@ class Service:
         meant = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
         raise ModelNotFoundError(f"{self.url} does not serve {name!r}: it has {len(names)} models{meant}")
 
+    @property
+    def key(self) -> str | None:
+        """The API key, for requests that the SDK has no method for; None where it is had from a command."""
+        key: str | None = self._key or self.rest.holder._api_key
+        return key
+
     def tokenizer_of(self, name: str) -> str | None:
         """What the server says of a model's tokenizer: a path or a name of the hub. A model is made to ask for it."""
         self.acquire()
@@ -195,7 +201,8 @@ def _key(url: str) -> str | None:
 
 def _raise_for_money(holder: Any) -> None:
     """The SDK waits up to an hour when the account has no money; a run that says so and stops is worth more."""
-    holder.get_client_config().billing_exception_max_pause_duration_sec = 0
+    now = {"billing_exception_max_pause_duration_sec": 0}
+    holder._client_config = holder.get_client_config().model_copy(update=now)
 
 
 def _quiet() -> None:

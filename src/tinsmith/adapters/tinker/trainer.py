@@ -313,6 +313,13 @@ class TinkerTrainer:
 
         def work() -> Work[Sequence[Path]]:
             name = checkpoints.name_of(self._run_name, "export", self._steps)
+            state = yield from self._sent(self._usable().save_state(name, ttl_seconds=checkpoints.DOWNLOAD_TTL_S))
+            try:
+                files = checkpoints.download_archive(self._service, state.path, target)
+            finally:
+                self._service.rest.delete_checkpoint_from_tinker_path(state.path)  # not waited for
+            if files is not None:
+                return files
             try:
                 saved = yield from self._sent(
                     self._usable().save_weights_external(name, ttl_seconds=checkpoints.DOWNLOAD_TTL_S)
