@@ -85,6 +85,15 @@ class SaveWeightsForSampler:
 
 
 @frozen
+class SaveWeightsExternal:
+    model_id: str
+    seq_id: int
+    path: str
+    ttl_seconds: int | None = None
+    age_encryption_recipients: Sequence[str] | None = None
+
+
+@frozen
 class LoadWeights:
     path: str
     optimizer: bool = True

@@ -7,6 +7,7 @@ so that a killed process loses nothing; a power cut may cost the last moments, n
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import threading
 import time
@@ -32,12 +33,12 @@ CREATE TABLE requests (
 CREATE TABLE samplers (
     id TEXT PRIMARY KEY, session TEXT, base_model TEXT, path TEXT, model TEXT, handle TEXT);
 CREATE TABLE checkpoints (
-    path TEXT PRIMARY KEY, model TEXT, kind TEXT, name TEXT, handle TEXT, created REAL, expires REAL, size INTEGER,
-    metadata TEXT);
+    path TEXT PRIMARY KEY, model TEXT, seq INTEGER, kind TEXT, name TEXT, handle TEXT, created REAL, expires REAL,
+    size INTEGER, metadata TEXT);
 CREATE INDEX checkpoints_of ON checkpoints (model);
 """
 
-KINDS = {"weights": "training", "sampler_weights": "sampler"}
+KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 """The middle of a checkpoint's path, and what lists call it."""
 
 
@@ -66,6 +67,8 @@ class Model:
 class Checkpoint:
     path: str
     model: str
+    seq: int
+    """The request that made it."""
     kind: str
     name: str
     handle: str
@@ -235,10 +238,13 @@ class Store:
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         c = checkpoint
+        old = self._run("SELECT handle FROM checkpoints WHERE path = ? AND handle != ?", c.path, c.handle)
         self._run(
-            "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(c.path, c.model, c.kind, c.name, c.handle, c.created, c.expires, c.size, json.dumps(c.metadata)),
+            "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            *(c.path, c.model, c.seq, c.kind, c.name, c.handle, c.created, c.expires, c.size, json.dumps(c.metadata)),
         )
+        for (handle,) in old:
+            self.remove_state(handle)
 
     def checkpoint(self, path: str) -> Checkpoint:
         """HttpError 404 when there is none, or it has expired."""
@@ -273,8 +279,13 @@ class Store:
         return len(rows)
 
     def remove_state(self, handle: str) -> None:
-        if self.directory in Path(handle).parents:
-            Path(handle).unlink(missing_ok=True)
+        path = Path(handle)
+        if self.directory not in path.parents:
+            return
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
     def states_of(self, model: str) -> Path:
         """The directory of a model's states. Ids of models are made of letters, digits, - and :."""
@@ -303,5 +314,5 @@ def _model(row: tuple[Any, ...]) -> Model:
 
 
 def _checkpoint(row: tuple[Any, ...]) -> Checkpoint:
-    names = ("path", "model", "kind", "name", "handle", "created", "expires", "size")
-    return Checkpoint(**dict(zip(names, row, strict=False)), metadata=json.loads(row[8]))
+    names = ("path", "model", "seq", "kind", "name", "handle", "created", "expires", "size")
+    return Checkpoint(**dict(zip(names, row, strict=False)), metadata=json.loads(row[9]))

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 from attrs import evolve
 
-from tinsmith.adapters.serve import names
 from tinsmith.adapters.serve.futures import Futures
-from tinsmith.adapters.serve.outcome import PROTOBUF, BusyError, HttpError, Outcome, failure, ok
+from tinsmith.adapters.serve.operations import Operations, Submitted
+from tinsmith.adapters.serve.outcome import BusyError, HttpError, Outcome, failure
 from tinsmith.adapters.serve.sampling import Samplers
-from tinsmith.adapters.serve.store import Checkpoint, Model, SamplingSession, Store
-from tinsmith.domain import losses
-from tinsmith.domain.errors import CapabilityError, NonFiniteError, TrainingError
+from tinsmith.adapters.serve.store import Model, Store
 from tinsmith.ports.engine import Engine
-from tinsmith.ports.pending import Pending
-from tinsmith.ports.sampler import Sampler
-from tinsmith.ports.trainer import AdamW, OptimResult, Trainer, TrainResult
-from tinsmith.wire import requests, training
+from tinsmith.ports.trainer import Trainer
 
 MAX_WAITING = 256
 """Requests of one model that wait; more are told to come again."""
@@ -53,9 +47,13 @@ class TrainingRun:
         self._engine = engine
         self._store = store
         self._futures = futures
-        self._samplers = samplers
         self._note = note
-        self._count = count
+        self._operations = Operations(
+            model,
+            store,
+            count=count,
+            keep_sampler=lambda handle, made: self._loop.call_soon_threadsafe(samplers.put, handle, made),
+        )
         self._trainer: Trainer | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waiting: dict[int, tuple[str, bytes]] = {}
@@ -165,24 +163,40 @@ class TrainingRun:
             self._running.add(seq)
             if len(self._running) == 1:
                 self._began = time.monotonic()
+            due = self._since_snapshot > SNAPSHOT_EVERY_S
             try:
-                pending = self._start(self._trainer, seq, kind, body)
+                submitted = self._operations.submit(self._trainer, seq, kind, body, snapshot_due=due)
             except Exception as error:  # noqa: BLE001 - it is the outcome of the request
                 self._finish(seq, failure(error))
-            else:
-                self._later(self._watch(seq, pending))
+                continue
+            if submitted.snapshot is not None:
+                self._since_snapshot = 0.0
+            task = self._loop.create_task(self._watch(seq, submitted))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _watch(self, seq: int, pending: Pending[Outcome]) -> None:
+    async def _watch(self, seq: int, submitted: Submitted) -> None:
         try:
-            outcome = await pending
+            outcome = await submitted.outcome
         except Exception as error:  # noqa: BLE001 - it is the outcome of the request
             outcome = failure(error)
         self._finish(seq, outcome)
+        if submitted.snapshot is not None and not outcome.failed:
+            # Of a request that failed nothing is kept: after a restart it fails again.
+            try:
+                self._set_snapshot(seq, await submitted.snapshot)
+            except Exception as error:  # noqa: BLE001 - the log of requests still holds everything
+                self._note(f"{self.model.id}: no snapshot after request {seq}: {error}")
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _set_snapshot(self, seq: int, handle: str) -> None:
+        """From now on a restart begins here."""
+        self._store.set_snapshot(self.model.id, handle, seq)
+        self._store.forget_requests(self.model.id, seq - KEPT_RESULTS)
+        self.model = evolve(self.model, snapshot=handle, snapshot_seq=seq)
+        for file in Path(handle).parent.glob("snapshot-*"):
+            number = file.stem.removeprefix("snapshot-")
+            if number.isdecimal() and int(number) < seq:
+                self._store.remove_state(str(file))
 
     def _finish(self, seq: int, outcome: Outcome) -> None:
         self._running.discard(seq)
@@ -193,159 +207,6 @@ class TrainingRun:
             self._store.record(self.model.id, seq, outcome)
             self._futures.set(self.request_id(seq), outcome)
         self._drain()
-
-    # What each request does
-
-    def _start(self, trainer: Trainer, seq: int, kind: str, body: bytes) -> Pending[Outcome]:
-        if kind == "forward_backward":
-            return self._forward_backward(trainer, body)
-        if kind == "optim_step":
-            return self._optim_step(trainer, seq, requests.parse(requests.OptimStep, body))
-        if kind == "save_weights":
-            return self._save_weights(trainer, seq, requests.parse(requests.SaveWeights, body))
-        if kind == "save_weights_for_sampler":
-            return self._save_for_sampler(trainer, seq, requests.parse(requests.SaveWeightsForSampler, body))
-        assert kind == "load_weights", kind
-        return self._load_weights(trainer, seq, requests.parse(requests.LoadWeights, body))
-
-    def _forward_backward(self, trainer: Trainer, body: bytes) -> Pending[Outcome]:
-        request = training.decode_request(body)
-        losses.check_loss(request.loss.name, request.loss.options)
-
-        def encode(result: TrainResult) -> Outcome:
-            value, metrics = result.loss, result.metrics
-            if request.forward_only:
-                evaluated = losses.evaluate(request.batch, result.logprobs, request.loss.name, request.loss.options)
-                value, metrics = evaluated.value, evaluated.metrics
-            if not math.isfinite(value):
-                raise NonFiniteError(f"loss {request.loss.name} is {value}")
-            self._count(request.batch.num_tokens)
-            body = training.encode_result(result.logprobs, request.batch, request.widths, value, metrics)
-            return Outcome(body, PROTOBUF)
-
-        if request.forward_only:
-            return trainer.forward(request.batch).then(encode)
-        return trainer.forward_backward(request.batch, request.loss).then(encode)
-
-    def _optim_step(self, trainer: Trainer, seq: int, request: requests.OptimStep) -> Pending[Outcome]:
-        if request.adam_params is None:
-            raise CapabilityError("optim_step without adam_params: AdamW is the one optimizer here")
-        p = request.adam_params
-        settings = AdamW(p.learning_rate, p.beta1, p.beta2, p.eps, p.weight_decay, p.grad_clip_norm)
-        pending = trainer.optim_step(settings)
-        if self._since_snapshot > SNAPSHOT_EVERY_S:
-            self._since_snapshot = 0.0
-            self._later(self._snapshot(seq, pending, trainer.save_state(f"snapshot-{seq}")))
-
-        def encode(result: OptimResult) -> Outcome:
-            return ok({"metrics": {**result.metrics, "step": result.step}, "type": "optim_step"})
-
-        return pending.then(encode)
-
-    async def _snapshot(self, seq: int, stepped: Pending[OptimResult], saved: Pending[str]) -> None:
-        try:
-            await stepped  # of a step that failed nothing is kept: after a restart it fails again
-            self._set_snapshot(seq, await saved)
-        except Exception as error:  # noqa: BLE001 - the log of requests still holds everything
-            self._note(f"{self.model.id}: no snapshot after request {seq}: {error}")
-
-    def _set_snapshot(self, seq: int, handle: str) -> None:
-        old = self.model.snapshot
-        self._store.set_snapshot(self.model.id, handle, seq)
-        self._store.forget_requests(self.model.id, seq - KEPT_RESULTS)
-        self.model = evolve(self.model, snapshot=handle, snapshot_seq=seq)
-        if old is not None and old != handle:
-            self._store.remove_state(old)
-
-    def _save_weights(self, trainer: Trainer, seq: int, request: requests.SaveWeights) -> Pending[Outcome]:
-        return self._save(
-            trainer, seq, "weights", request.path, request.ttl_seconds, request.user_metadata, request.overwrite
-        )
-
-    def _save(
-        self,
-        trainer: Trainer,
-        seq: int,
-        kind: str,
-        path: str | None,
-        ttl: int | None,
-        metadata: Mapping[str, Any] | None,
-        overwrite: bool,
-    ) -> Pending[Outcome]:
-        name = names.checkpoint_name(path, seq)
-        expires = names.expiry(ttl)
-        full = f"tinker://{self.model.id}/{kind}/{name}"
-        _, done = self._store.outcome(self.model.id, seq)
-        if done is not None:  # before a restart
-            return Pending.of(done)
-        if not overwrite and any(c.path == full for c in self._store.checkpoints(self.model.id)):
-            raise TrainingError(f"there is a checkpoint {full}; save under another name, or with overwrite")
-
-        def record(handle: str) -> Outcome:
-            size = names.file_size(handle)
-            self._store.add_checkpoint(
-                Checkpoint(
-                    path=full,
-                    model=self.model.id,
-                    kind=kind,
-                    name=name,
-                    handle=handle,
-                    created=time.time(),
-                    expires=expires,
-                    size=size,
-                    metadata=metadata,
-                )
-            )
-            said = "save_weights" if kind == "weights" else "save_weights_for_sampler"
-            return ok({"path": full, "type": said})
-
-        return trainer.save_state(f"{kind}-{name}").then(record)
-
-    def _save_for_sampler(
-        self, trainer: Trainer, seq: int, request: requests.SaveWeightsForSampler
-    ) -> Pending[Outcome]:
-        if request.path is not None or request.sampling_session_seq_id is None:
-            return self._save(
-                trainer, seq, "sampler_weights", request.path, request.ttl_seconds, request.user_metadata, True
-            )
-        _, done = self._store.outcome(self.model.id, seq)
-        if done is not None:
-            return Pending.of(done)
-        session = names.sampling_session(self.model.session, request.sampling_session_seq_id)
-        saved, made = trainer.save_state(f"sampler-{request.sampling_session_seq_id}"), trainer.sampler()
-
-        def record(handle: str) -> Pending[Outcome]:
-            def keep(sampler: Sampler) -> Outcome:
-                self._store.add_sampler(
-                    SamplingSession(
-                        id=session,
-                        session=self.model.session,
-                        base_model=self.model.base_model,
-                        path=None,
-                        model=self.model.id,
-                        handle=handle,
-                    )
-                )
-                self._loop.call_soon_threadsafe(self._samplers.put, handle, sampler)
-                return ok({"path": None, "sampling_session_id": session, "type": "save_weights_for_sampler"})
-
-            return made.then(keep)
-
-        return saved.and_then(record)
-
-    def _load_weights(self, trainer: Trainer, seq: int, request: requests.LoadWeights) -> Pending[Outcome]:
-        checkpoint = self._store.checkpoint(request.path)
-        loaded = trainer.load_state(checkpoint.handle, optimizer=request.optimizer)
-        saved = trainer.save_state(f"snapshot-{seq}")  # the checkpoint may be gone when the server comes back
-
-        def both(_: None) -> Pending[Outcome]:
-            def keep(handle: str) -> Outcome:
-                self._loop.call_soon_threadsafe(self._set_snapshot, seq, handle)
-                return ok({"path": request.path, "model_id": self.model.id, "type": "load_weights"})
-
-            return saved.then(keep)
-
-        return loaded.and_then(both)
 
     def close(self) -> None:
         """Let go of the trainer; a later request makes it again, with all that was done."""
