@@ -12,8 +12,9 @@ from attrs import define
 from tinsmith.adapters.serve.futures import Futures
 from tinsmith.adapters.serve.outcome import PROTOBUF, BusyError, HttpError, Outcome, failure
 from tinsmith.adapters.serve.store import SamplingSession, Store
+from tinsmith.domain.tokens import Floats, floats, ints
 from tinsmith.ports.engine import Engine
-from tinsmith.ports.sampler import Sampler
+from tinsmith.ports.sampler import Completion, FinishReason, Sampler, SampleResult
 from tinsmith.ports.trainer import Lora
 from tinsmith.wire import requests, sampling
 
@@ -112,6 +113,12 @@ class Samplers:
         self._open.clear()
 
 
+def _scored(scores: Floats, n: int) -> SampleResult:
+    """A prompt that fills the context, as clients score it (with room for a token that they do not want)."""
+    nothing = Completion(tokens=ints([]), logprobs=floats([]), finish=FinishReason.LENGTH)
+    return SampleResult(completions=(nothing,) * n, prompt_logprobs=scores)
+
+
 class Sampling:
     """asample: requests of all clients, on the samplers of their sessions."""
 
@@ -174,7 +181,10 @@ class Sampling:
         try:
             key, sampler = await self._samplers.acquire(session, lora)
             try:
-                result = await sampler.sample(request.prompt, request.params, request.n)
+                if len(request.prompt) == sampler.context and request.params.prompt_logprobs:
+                    result = _scored(await sampler.score(request.prompt), request.n)
+                else:
+                    result = await sampler.sample(request.prompt, request.params, request.n)
                 outcome = Outcome(sampling.encode_result(result, request.last_n), PROTOBUF)
                 self._count(sum(len(c.tokens) for c in result.completions))
             finally:
