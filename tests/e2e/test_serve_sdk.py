@@ -106,7 +106,7 @@ def test_training_is_that_of_the_engine_bit_for_bit(service, engine, loss, width
             trainer.optim_step(AdamW(1e-2, eps=1e-8, weight_decay=0.1))
             assert gathered(over.result(60)).tobytes() == here.result().logprobs.tobytes()
             assert over.result(60).metrics["loss:sum"] == here.result().loss
-            assert stepped.result(60).metrics["step"] == step + 1
+            assert stepped.result(60).metrics["optim/step"] == step + 1
     finally:
         trainer.close()
 
@@ -198,7 +198,7 @@ def test_states_samplers_and_lists(service, url):
     weights_alone = service.create_training_client_from_state(state).result(60)
     assert gathered(weights_alone.forward(datums(batch(9)), "cross_entropy").result(60)).tobytes() == score.tobytes()
     weights_alone.forward_backward(datums(batch(1)), "cross_entropy")
-    assert weights_alone.optim_step(types.AdamParams(learning_rate=1e-2)).result(60).metrics["step"] == 1
+    assert weights_alone.optim_step(types.AdamParams(learning_rate=1e-2)).result(60).metrics["optim/step"] == 1
     client.load_state(state).result(60)
     assert gathered(client.forward(datums(batch(9)), "cross_entropy").result(60)).tobytes() == score.tobytes()
 
@@ -258,7 +258,7 @@ def test_the_asynchronous_face(service):
                 for i in range(16)
             )
         )
-        return (await done).metrics["loss:sum"], (await step).metrics["step"], samples
+        return (await done).metrics["loss:sum"], (await step).metrics["optim/step"], samples
 
     loss, step, samples = asyncio.run(work())
     assert loss > 0
@@ -311,7 +311,7 @@ def test_a_users_mistake_is_said_and_the_model_works_on(service, change, message
         client.forward_backward([datum], change.get("loss", "cross_entropy")).result(60)
     assert caught.value.category == types.RequestErrorCategory.User
     client.forward_backward(datums(batch()), "cross_entropy").result(60)
-    assert client.optim_step(types.AdamParams(learning_rate=1e-2)).result(60).metrics["step"] == 1
+    assert client.optim_step(types.AdamParams(learning_rate=1e-2)).result(60).metrics["optim/step"] == 1
 
 
 def test_an_unknown_model_and_a_missing_checkpoint(service):

@@ -96,7 +96,7 @@ class Operations:
         saved = trainer.save_state(f"snapshot-{seq}") if snapshot_due else None
 
         def encode(result: OptimResult) -> Outcome:
-            return ok({"metrics": {**result.metrics, "step": result.step}, "type": "optim_step"})
+            return ok({"metrics": {**result.metrics, "optim/step": result.step}, "type": "optim_step"})
 
         return Submitted(stepped.then(encode), saved)
 
