@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
 PYTEST_ARGS ?=
 
-.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering parity renderers tiny package fmt clean help
+.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering parity renderers oracles tiny package fmt clean help
 
 run: build        ## train the tiny model on arithmetic by reinforcement learning
 	$(BIN)/tinsmith rl-basic
@@ -77,11 +77,14 @@ bench-answers: build .cookbook-venv/.built   ## answers graded a second on one c
 
 .tml-venv/.built:
 	test -x .tml-venv/bin/python || $(PY) -m venv .tml-venv
-	.tml-venv/bin/python -m pip install --quiet numpy torch==2.13.0 tml-renderers==0.2.1
+	.tml-venv/bin/python -m pip install --quiet 'numpy<2.4' torch==2.13.0 tml-renderers==0.2.1 mistral-common==1.13.1
 	touch $@
 
 bench-rendering: build .parity-venv/.built .tml-venv/.built   ## chats a second beside transformers and tml-renderers; CHATS=, TEMPLATE=
 	$(BIN)/python benches/rendering.py --peer .parity-venv/bin/python --tml .tml-venv/bin/python --chats $(CHATS) --template $(TEMPLATE)
+
+oracles: build .tml-venv/.built   ## what tml-renderers and mistral-common write, recorded for the tests
+	$(BIN)/python tools/record_oracles.py --peer .tml-venv/bin/python
 
 tiny: build       ## make the model that ships with tinsmith again, in some minutes
 	$(BIN)/python tools/make_tiny.py

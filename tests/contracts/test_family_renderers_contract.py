@@ -45,7 +45,7 @@ INKLING = (
 MISTRAL = (
     *("<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[AVAILABLE_TOOLS]"),
     *("[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]", "[TOOL_RESULTS]", "[TOOL_CONTENT]"),
-    "[/TOOL_RESULTS]",
+    *("[/TOOL_RESULTS]", "[THINK]", "[/THINK]"),
 )
 
 
@@ -210,6 +210,33 @@ class TestMistral(Format):
     def conversations(self, renderer: Renderer) -> st.SearchStrategy[Conversation]:
         return super().conversations(renderer).map(lambda c: numbered(c, "{number:09d}"))
 
+    def as_written(self, message: Message) -> Message:
+        return said(message.text.rstrip(" "), message.thinking, message.tool_calls)
+
+
+class TestMistralV3(TestMistral):
+    name = "mistral_v3"
+
+    def conversations(self, renderer: Renderer) -> st.SearchStrategy[Conversation]:
+        """Calls have no text beside them."""
+        return super().conversations(renderer).map(lambda c: evolve(c, messages=map(silent, c.messages)))
+
+
+def silent(message: Message) -> Message:
+    return evolve(message, content=()) if message.tool_calls else message
+
+
+class TestMistralV7(TestMistral):
+    name = "mistral_v7"
+
+
+class TestMistralV13(TestMistral):
+    name = "mistral_v13"
+
+    def as_written(self, message: Message) -> Message:
+        calls = (evolve(call, id=None) for call in message.tool_calls)
+        return said(message.text.rstrip(" "), message.thinking, tuple(calls))
+
 
 class TestTmlV0(Format):
     name, tokens, prefill_marks = "tml_v0", INKLING, "<|message_model|><|content_text|>"
@@ -232,9 +259,9 @@ def test_mistral() -> None:
     call = Message("assistant", tool_calls=(ToolCall("add", '{"x": 1}', "abcdefghi"),))
     renderer = rendering.get("mistral", FakeTokenizer(MISTRAL))
     messages = [Message.system("S"), Message.user("Q"), call, Message("tool", "2", tool_call_id="abcdefghi")]
-    tool = {"type": "function", "function": {"name": "add"}}
+    tool = {"name": "add"}
     assert renderer.tokenizer.decode(renderer.generation_prompt(messages, tools=[tool]).ids) == (
-        '<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][AVAILABLE_TOOLS][{"type": "function", "function": {"name": "add"}}]'
-        '[/AVAILABLE_TOOLS][INST]Q[/INST][TOOL_CALLS]add[CALL_ID]abcdefghi[ARGS]{"x": 1}</s>'
-        "[TOOL_RESULTS]abcdefghi[TOOL_CONTENT]2[/TOOL_RESULTS]"
+        '<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][AVAILABLE_TOOLS][{"type": "function", "function": {"name": "add", '
+        '"description": "", "parameters": {}}}][/AVAILABLE_TOOLS][INST]Q[/INST][TOOL_CALLS]add[CALL_ID]abcdefghi[ARGS]'
+        '{"x": 1}</s>[TOOL_RESULTS]abcdefghi[TOOL_CONTENT]2[/TOOL_RESULTS]'
     )

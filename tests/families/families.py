@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from family_compare import DAY, Family
 
+from tinsmith.domain.messages import Conversation, Message
+
 _LINE_END = "the line end after the stop: a model has stopped before it"
 _SUPPLIED = (
     "`<think>` and the line end after it, which the prompt supplies (with the next, where the block is empty: one"
@@ -27,6 +29,11 @@ _THINK_PAIR = (
     "this copy of the template writes <think></think> where the model card, and the template that the model ships,"
     " write </think> alone; tinsmith follows these"
 )
+_DISTILL = "the template leaves a single call open, drops calls beside a text, and ends a line between results"
+_CUTS = (
+    "the template leaves out what an answer says before a `</think>` in its words; where thinking is given apart,"
+    " tinsmith takes that for words"
+)
 _AFTER_RESULTS = ("report", "calls, report", "after calls", "steps")
 _SECOND_CALL = (
     "the template never forgets that it has opened a row of calls, and leaves the next one without its header; tinsmith"
@@ -38,6 +45,21 @@ _FIRST_FINAL = (
 )
 _K25 = "miles-tito-tokenizers==0.1.1:miles_tito_tokenizers/templates/kimi_k25_fixed.jinja"
 _UNKNOWN = "the template drops tools, calls and thinking, which the family does not know; tinsmith refuses them"
+_NO_ANSWER = "the library refuses an answer without words, which a model may give"
+_NO_PREFILL = "the library has no prefill"
+
+
+def _with_calls(conversation: Conversation) -> list[Message]:
+    return [m for m in conversation.messages if m.tool_calls]
+
+
+def _finals(conversation: Conversation) -> list[Message]:
+    return [m for m in conversation.messages if m.role == "assistant" and not m.tool_calls]
+
+
+def _closes_twice(conversation: Conversation) -> bool:
+    return any(m.thinking and "</think>" in m.text for m in conversation.messages)
+
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -49,6 +71,24 @@ FAMILIES: tuple[Family, ...] = (
         why=_LINE_END,
         differs={"white space": _MERGES, "*": _NO_THINKING},
     ),
+    Family(
+        "llama3",
+        "llama3.jinja",
+        "llama3",
+        differs={"*": _UNKNOWN},
+        training="llama3_training.jinja",
+    ),
+    *(
+        Family(
+            "mistral" if version == 11 else f"mistral_v{version}",
+            "mistral-common==1.13.1",
+            "mistral",
+            oracle=f"mistral_v{version}",
+            differs={"prefill": _NO_PREFILL, "empty": _NO_ANSWER},
+        )
+        for version in (3, 7, 11, 13)
+    ),
+    Family("tml_v0", "tml-renderers==0.2.1", "inkling", oracle="tml_v0", differs={"prefill": _NO_PREFILL}),
     Family("qwen3", "qwen3.jinja", "qwen3", differs={"white space": _MERGES}),
     Family(
         "qwen3_disable_thinking", "qwen3.jinja", "qwen3", {"enable_thinking": False}, differs={"white space": _MERGES}
@@ -124,6 +164,8 @@ FAMILIES: tuple[Family, ...] = (
         marks_more=("<|start|>assistant",),
         why="the header, which the prompt supplies",
         differs=_GPT_OSS,
+        chats={_ONLY_FIRST: lambda c: any(len(m.tool_calls) > 1 for m in c.messages)},
+        wrapped_tools=True,
     ),
     Family(
         "gpt_oss_high_reasoning",
@@ -133,12 +175,15 @@ FAMILIES: tuple[Family, ...] = (
         options=_TODAY,
         thinking_key="thinking",
         differs=_GPT_OSS,
+        chats={_ONLY_FIRST: lambda c: any(len(m.tool_calls) > 1 for m in c.messages)},
+        wrapped_tools=True,
     ),
     Family(
         "deepseekv3",
         "llama_cpp/deepseek-ai-DeepSeek-V3.1.jinja",
         "deepseek_v3_1",
         repairs=_CLOSED,
+        chats={_CUTS: _closes_twice},
     ),
     Family(
         "deepseekv3_thinking",
@@ -146,6 +191,7 @@ FAMILIES: tuple[Family, ...] = (
         "deepseek_v3_1",
         variables={"thinking": True},
         repairs=_CLOSED,
+        chats={_CUTS: _closes_twice},
         unread=_AFTER_RESULTS,
     ),
     *(
@@ -156,6 +202,7 @@ FAMILIES: tuple[Family, ...] = (
             variables={"thinking": thinking},
             unread=_AFTER_RESULTS,
             differs={"*": _THINK_PAIR},
+            chats={_THINK_PAIR: lambda c: any(m.role == "assistant" for m in c.messages)},
         )
         for format, thinking in (("deepseekv3", False), ("deepseekv3_thinking", True))
     ),
@@ -166,6 +213,7 @@ FAMILIES: tuple[Family, ...] = (
         arguments_as_text=True,
         unread=_AFTER_RESULTS,
         differs={"steps": _SECOND_CALL},
+        chats={_SECOND_CALL: lambda c: len(_with_calls(c)) > 1, _CUTS: _closes_twice},
     ),
     Family(
         "deepseek_r1",
@@ -174,9 +222,8 @@ FAMILIES: tuple[Family, ...] = (
         arguments_as_text=True,
         unread=_AFTER_RESULTS,
         no_content=True,
-        differs={
-            "*": "the template leaves a single call open, drops calls beside a text, and ends a line between results",
-        },
+        differs={"*": _DISTILL},
+        chats={_DISTILL: lambda c: len(_with_calls(c)) > 0, _CUTS: _closes_twice},
     ),
     Family(
         "deepseek_v3_0324",
@@ -185,9 +232,16 @@ FAMILIES: tuple[Family, ...] = (
         repairs=((r"<think>\n", ""),),
         arguments_as_text=True,
         differs={"steps": _SECOND_CALL},
+        chats={_SECOND_CALL: lambda c: len(_with_calls(c)) > 1, _CUTS: _closes_twice},
     ),
     Family("kimi_k2", "llama_cpp/Kimi-K2-Thinking.jinja", "kimi_k2", repairs=_BREAK),
-    Family("kimi_k2", "llama_cpp/Kimi-K2-Thinking.jinja", "kimi_k2", differs={"thinking, turns": _FIRST_FINAL}),
+    Family(
+        "kimi_k2",
+        "llama_cpp/Kimi-K2-Thinking.jinja",
+        "kimi_k2",
+        differs={"thinking, turns": _FIRST_FINAL},
+        chats={_FIRST_FINAL: lambda c: len(_finals(c)) > 1 and any(m.thinking for m in c.messages)},
+    ),
     Family("kimi_k2_instruct", "llama_cpp/Kimi-K2-Instruct.jinja", "kimi_k2"),
     Family("kimi_k25", _K25, "kimi_k2", numbered_ids=True),
     Family("kimi_k25_disable_thinking", _K25, "kimi_k2", {"thinking": False}, numbered_ids=True),

@@ -10,7 +10,8 @@ import datetime
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from cases import CASES, Case
 from family_tokenizers import family_tokenizer, package
 from jinja2 import TemplateError
 from jinja2.sandbox import SandboxedEnvironment
+from oracles import digest, recorded
 from tokenizers import Tokenizer as Fast
 
 from tinsmith import rendering
 from tinsmith.domain.errors import RenderError
-from tinsmith.domain.messages import Conversation, Message
+from tinsmith.domain.messages import Conversation, Message, Tool
+from tinsmith.rendering.script import Script, encode
 
 DAY = datetime.date(2026, 1, 31)
 """What templates are told is today."""
@@ -38,7 +41,8 @@ class Family:
 
     format: str
     template: str
-    """File under `data/chat_templates`, or `<requirement>:<file>` in a package."""
+    """File under `data/chat_templates`, or `<requirement>:<file>` in a package; or, where `oracle` says so, the library
+    whose tokens are recorded."""
     tokenizer: str
     variables: Mapping[str, Any] = {}
     """What the template is given beside the chat."""
@@ -56,8 +60,14 @@ class Family:
     """The template wants None for the content of a call without text."""
     differs: Mapping[str, str] = {}
     """Reason by case; the key "*" speaks for all cases that have none of their own and differ."""
+    chats: Mapping[str, Callable[[Conversation], bool]] = {}
+    """Reasons why real conversations differ, each with which these are; beside those that spell a control token."""
+    wrapped_tools: bool = False
+    """The template reads tools under `function` only."""
     training: str | None = None
     """The twin of the template that marks what a model writes."""
+    oracle: str | None = None
+    """Name of the recorded tokens (see oracles.py)."""
     unread: tuple[str, ...] = ()
     """Cases with an answer that reads back as thinking that never closes: nothing in it says that it is none."""
     stops: bool = False
@@ -81,6 +91,13 @@ class Outcome:
     theirs: str
 
 
+def _recorded(oracle: str, case: Case) -> Any:
+    """Ids, or why the library refuses."""
+    name = next(name for name, known in CASES.items() if known == case)
+    found = recorded(oracle)["cases"].get(name, {"refused": "it has no prefill"})
+    return found.get("ids", found.get("refused"))
+
+
 def outcome(family: Family, case: Case, templates: Path) -> Outcome:
     case = case if not family.numbered_ids else evolve(case, messages=_numbered(case.messages))
     tokenizer = family_tokenizer(family.tokenizer)
@@ -89,11 +106,16 @@ def outcome(family: Family, case: Case, templates: Path) -> Outcome:
         shown = tokenizer.decode(ours)
     except RenderError as error:
         ours, shown = None, f"refused: {error}"
-    try:
-        text = template_text(family, case, templates)
-        theirs: Any = whole(family.tokenizer).encode(text, add_special_tokens=False).ids
-    except RenderError as error:
-        text, theirs = f"refused: {error}", None
+    if family.oracle is not None:
+        theirs = _recorded(family.oracle, case)
+        text = f"refused: {theirs}" if isinstance(theirs, str) else tokenizer.decode(theirs)
+        theirs = None if isinstance(theirs, str) else theirs
+    else:
+        try:
+            text = template_text(family, case, templates)
+            theirs = whole(family.tokenizer).encode(text, add_special_tokens=False).ids
+        except RenderError as error:
+            text, theirs = f"refused: {error}", None
     return Outcome(ours == theirs, shown, text)
 
 
@@ -128,7 +150,7 @@ def template_text(family: Family, case: Case, templates: Path, *, training: bool
     try:
         text: str = template.render(
             messages=[_seen(m, family) for m in case.messages],
-            tools=[t.definition for t in case.tools] or None,
+            tools=[_declared(t, family) for t in case.tools] or None,
             add_generation_prompt=case.ask,
             **{"bos_token": tokenizer.config.get("bos_token") or "", **family.variables},
         )
@@ -166,6 +188,11 @@ def _tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
 
 def _refuse(message: str) -> None:
     raise RenderError(message)
+
+
+def _declared(tool: Tool, family: Family) -> Mapping[str, Any]:
+    wrap = family.wrapped_tools and "function" not in tool.definition
+    return {"type": "function", "function": tool.definition} if wrap else tool.definition
 
 
 def _seen(message: Message, family: Family) -> dict[str, Any]:
@@ -247,15 +274,74 @@ def _runs(tokenizer: Any, ids: np.ndarray, chosen: np.ndarray) -> list[str]:
     return [tokenizer.decode(ids[a:b]) for a, b in itertools.pairwise(edges) if a < b and chosen[a]]
 
 
-def real_chats(family: Family, conversations: Sequence[Conversation], templates: Path) -> tuple[int, int, int]:
-    """How many are equal whole, differ, and are refused by either side."""
-    equal = differ = refused = 0
-    for conversation in conversations:
-        found = outcome(family, Case(conversation.messages, tools=conversation.tools), templates)
-        if "refused: " in (found.ours[:9], found.theirs[:9]):
-            refused += 1
-        elif found.equal:
-            equal += 1
+@frozen
+class RealChats:
+    """How the real conversations compare, finished: how many are equal, and which are not."""
+
+    equal: int
+    spelled: tuple[int, ...]
+    """Equal once text may write control tokens: a template's text makes one of each that people spell."""
+    explained: tuple[int, ...]
+    """Different for `Family.chats`."""
+    unknown: tuple[int, ...]
+    ours_refused: Mapping[int, str]
+    theirs_refused: Mapping[int, str]
+
+
+def real_chats(family: Family, conversations: Sequence[Conversation], templates: Path) -> RealChats:
+    tokenizer = family_tokenizer(family.tokenizer)
+    renderer = rendering.get(family.format, tokenizer, **family.options)
+    scripts: list[Script] = []
+    texts: list[str] = []
+    ours_refused: dict[int, str] = {}
+    theirs_refused: dict[int, str] = {}
+    kept: list[tuple[int, Case]] = []
+    for number, conversation in enumerate(conversations):
+        messages = _numbered(conversation.messages) if family.numbered_ids else conversation.messages
+        case = Case(messages, tools=conversation.tools)
+        script: Script | None = None
+        try:
+            renderer.check(case.messages, case.tools)
+            script = renderer.written(case.messages, case.tools)
+        except RenderError as error:
+            ours_refused[number] = str(error)
+        try:
+            text = digest_of(family, number) if family.oracle else template_text(family, case, templates)
+        except RenderError as error:
+            theirs_refused[number] = str(error)
         else:
-            differ += 1
-    return equal, differ, refused
+            if script is not None:
+                kept.append((number, case))
+                scripts.append(script)
+                texts.append(text)
+    ours = [one.ids.tolist() for one in encode(tokenizer, scripts)]
+    if family.oracle:
+        same = [digest(a) == b for a, b in zip(ours, texts, strict=True)]
+    else:
+        theirs = whole(family.tokenizer).encode_batch_fast(texts, add_special_tokens=False)
+        same = [a == b.ids for a, b in zip(ours, theirs, strict=True)]
+    with warnings.catch_warnings(action="ignore"):
+        loose = rendering.get(family.format, tokenizer, **family.options).allow_control_tokens()
+    sorts: dict[str, list[int]] = {"spelled": [], "explained": [], "unknown": []}
+    for (number, case), text, equal in zip(kept, texts, same, strict=True):
+        if equal:
+            continue
+        written = loose.render(case.messages, case.tools).ids.tolist()
+        if not family.oracle and written == whole(family.tokenizer).encode(text, add_special_tokens=False).ids:
+            sorts["spelled"].append(number)
+        else:
+            known = any(holds(conversations[number]) for holds in family.chats.values())
+            sorts["explained" if known else "unknown"].append(number)
+    return RealChats(
+        sum(same),
+        *(tuple(sorts[sort]) for sort in ("spelled", "explained", "unknown")),
+        ours_refused,
+        theirs_refused,
+    )
+
+
+def digest_of(family: Family, number: int) -> str:
+    found: str = recorded(str(family.oracle))["chats"][number]
+    if " " in found:
+        raise RenderError(found)
+    return found

@@ -30,6 +30,7 @@ from tinsmith.adapters.huggingface.token_bytes import BYTE_TO_CHAR
 from tinsmith.adapters.huggingface.tokenizer import HuggingFaceTokenizer
 
 CACHE = Path(os.environ.get("TINSMITH_TEST_CACHE", "~/.cache/tinsmith-tests")).expanduser()
+LLAMA = "llama-models==0.3.0:llama_models/llama3/tokenizer.model"  # under the licence of Llama 3
 RANKS = "tml-renderers==0.2.1"  # Apache-2.0; the rank tables lie in its library, some of them compressed
 
 GPT4 = (
@@ -88,6 +89,8 @@ class Recipe:
     bos: str | None = None
     first: int = 0
     """Ranks below are no text."""
+    file: str | None = None
+    """`<requirement>:<file>` of its ranks, where they are not in `RANKS`."""
     nfc: bool = False
     reserved: tuple[str, int, int] | None = None
     """Ids that are control tokens without a name of their own: their form, the first, the one after the last. In
@@ -162,6 +165,44 @@ RECIPES: dict[str, Recipe] = {
         eos="[EOS]",
         bos="[BOS]",
         reserved=("<|reserved_token_{id}|>", 163584, 163840),
+    ),
+    "llama3": Recipe(
+        127999,
+        (GPT4,),
+        _numbered(128000, "<|begin_of_text|>", "<|end_of_text|>")
+        | {"<|finetune_right_pad_id|>": 128004, "<|python_tag|>": 128010}
+        | _numbered(128006, "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>"),
+        eos="<|eot_id|>",
+        bos="<|begin_of_text|>",
+        file=LLAMA,
+        reserved=("<|reserved_special_token_{index}|>", 128000, 128256),
+    ),
+    "inkling": Recipe(
+        199997,
+        (O200K,),
+        {"<|unused|>": 199998, "<|endoftext|>": 199999}
+        | _numbered(200000, *(f"<|message_{role}|>" for role in ("user", "model", "system", "tool")))
+        | _numbered(200004, *(f"<|content_{kind}|>" for kind in ("text", "image", "model_end_sampling")))
+        | {"<|content_thinking|>": 200008, "<|end_message|>": 200010, "<|content_audio_input|>": 200020}
+        | {"<|content_tool_error|>": 200022, "<|audio|>": 200023, "<|content_xml|>": 200024}
+        | {"<|begin_of_text|>": 200028, "<|audio_end|>": 200043}
+        | {"<|content_invoke_tool_json|>": 200049, "<|content_invoke_tool_text|>": 200057},
+        eos="<|endoftext|>",
+        reserved=("<|unused_{id}|>", 199998, 200058),
+    ),
+    "mistral": Recipe(
+        131071,
+        (TEKKEN,),
+        _numbered(0, "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]")
+        | _numbered(
+            7, "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]"
+        )
+        | _numbered(14, "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]")
+        | _numbered(32, "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]"),
+        eos="</s>",
+        bos="<s>",
+        first=1000,
+        reserved=("<SPECIAL_{id}>", 0, 1000),
     ),
     "nemotron3": Recipe(
         131071,
@@ -244,12 +285,17 @@ def package(requirement: str) -> Path:
 
 def _table(recipe: Recipe) -> dict[bytes, int]:
     """Rank by bytes."""
-    for blob in _blobs():
+    if recipe.file is not None:
+        requirement, _, file = recipe.file.rpartition(":")
+        blobs = [(package(requirement) / file).read_bytes()]
+    else:
+        blobs = _blobs()
+    for blob in blobs:
         if blob.endswith(f" {recipe.last}\n".encode()):
             lines = (line.split() for line in blob.splitlines())
             table = {base64.b64decode(text): int(rank) for text, rank in lines}
             return {text: rank for text, rank in table.items() if rank >= recipe.first}
-    raise Unavailable(f"{RANKS} holds no table of {recipe.last + 1} ranks")
+    raise Unavailable(f"{recipe.file or RANKS} holds no table of {recipe.last + 1} ranks")
 
 
 def _blobs() -> list[bytes]:

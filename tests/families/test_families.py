@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cases import CASES
-from family_compare import BEGIN, Family, marks, outcome
+from family_compare import BEGIN, Family, marks, outcome, real_chats
 from family_tokenizers import Unavailable, family_tokenizer
-from table import document
+from oracles import recorded
+from table import document, real_conversations
 
 from families import FAMILIES
+from tinsmith import rendering
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "renderers.md"
 
@@ -48,7 +51,29 @@ def test_trained_tokens_are_those_that_the_training_template_marks(family: Famil
     assert found.compared >= 2
 
 
+@each()
+def test_real_conversations_equal_or_differ_for_a_known_reason(family: Family, shared: Path) -> None:
+    templates = templates_of(family, shared)
+    found = real_chats(family, real_conversations(templates.parent / "chat"), templates)
+    assert not found.unknown
+    assert bool(found.explained) == bool(family.chats)
+
+
 def test_the_document_is_current(shared: Path) -> None:
     for family in FAMILIES:
         templates = templates_of(family, shared)
     assert DOCUMENT.read_text(encoding="utf-8") == document(FAMILIES, templates), "run: make renderers"
+
+
+def test_what_the_library_trains_is_trained() -> None:
+    """tml-renderers tells weights too: all of an answer, its author's token and its end included."""
+    renderer = rendering.get("tml_v0", family_tokenizer("inkling"))
+    compared = 0
+    for name, found in recorded("tml_v0")["cases"].items():
+        if "trained" in found:
+            rendered = renderer.render(CASES[name].messages, CASES[name].tools)
+            answers = [i for i, m in enumerate(CASES[name].messages) if m.role == "assistant"]
+            ours = np.flatnonzero(rendered.is_output & np.isin(rendered.message, answers))
+            assert ours.tolist() == found["trained"], name
+            compared += 1
+    assert compared >= 10

@@ -1,15 +1,22 @@
-"""mistral: `[INST]` and its kin, as the chat template of Mistral Small 3.2 writes them, without the system message that
-the template adds of its own.
+"""mistral: `[INST]` and its kin, as mistral-common writes them for vocabularies of its kind "tekken".
 
-Tools stand before the last question, so they move when another comes. A call has an id of nine letters and digits; one
-of another form in the data is replaced by its number.
+* `mistral`: version 11, of Mistral Small 3.2, whose chat template adds a system message of its own; this does not.
+* `mistral_v13`: of Magistral and Ministral 3. Thinks; calls and results have no ids; tools stand before the first
+  question.
+* `mistral_v7`: of Mistral Small 3 and 3.1. Calls are one JSON list.
+* `mistral_v3`: of Mistral Nemo and Ministral 8B. System messages are part of the last question, results are JSON.
+
+But for version 13, tools stand before the last question, so they move when another comes. A call has an id of nine
+letters and digits; one of another form in the data is replaced by its number. Spaces at the end of an answer are
+trimmed.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from attrs import evolve
@@ -18,7 +25,15 @@ from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Message, Tool, ToolCall, UnparsedToolCall
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.tokenizer import Tokenizer
-from tinsmith.rendering.answers import answer, failure_of, read_arguments, split_at, structural
+from tinsmith.rendering.answers import (
+    answer,
+    check_thinking_first,
+    failure_of,
+    read_arguments,
+    read_thinking,
+    split_at,
+    structural,
+)
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
 from tinsmith.rendering.records import Origin, Parsed, Stop
@@ -29,32 +44,47 @@ _SYSTEM, _SYSTEM_END = "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"
 _TOOLS, _TOOLS_END = "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"
 _CALL, _ID, _ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _RESULT, _CONTENT, _RESULT_END = "[TOOL_RESULTS]", "[TOOL_CONTENT]", "[/TOOL_RESULTS]"
+_THINK, _THOUGHT = "[THINK]", "[/THINK]"
 
 
 class Mistral(Renderer):
-    needs = (
-        *(_BOS, _EOS, _ASK, _ASKED, _SYSTEM, _SYSTEM_END, _TOOLS, _TOOLS_END),
-        *(_CALL, _ID, _ARGS, _RESULT, _CONTENT, _RESULT_END),
-    )
-    thinks = False
-    is_prefix_stable = False  # tools move to the last question
+    needs: tuple[str, ...] = (_BOS, _EOS, _ASK, _ASKED, _TOOLS, _TOOLS_END, _CALL, _RESULT, _RESULT_END)
 
-    def __init__(self, name: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, name: str, tokenizer: Tokenizer, version: int) -> None:
+        self.needs = (
+            *self.needs,
+            *((_SYSTEM, _SYSTEM_END) if version >= 7 else ()),
+            *((_CONTENT,) if 7 <= version < 13 else ()),
+            *((_ARGS,) if version >= 11 else ()),
+            *((_ID,) if version == 11 else ()),
+            *((_THINK, _THOUGHT) if version >= 13 else ()),
+        )
+        self.thinks = self.is_prefix_stable = version >= 13
         super().__init__(name, tokenizer)
+        self._version = version
         self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
 
     @property
     def stop(self) -> Stop:
         return Stop(ids=tuple(dict.fromkeys((self._id[_EOS], *self.tokenizer.eos_ids))))
 
+    # Writing.
+
     def _check(self, index: int, message: Message) -> None:
+        check_thinking_first(self.name, index, message)
         if message.unparsed_tool_calls:
             raise RenderError(f"message {index}: {self.name} has no form for a tool call that cannot be read")
+        if self._version == 3 and message.tool_calls and message.text:
+            raise RenderError(f"message {index}: {self.name} has no form for text beside tool calls")
 
     def _write(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], start: int) -> None:
         if start == 0:
             out.control(_BOS)
         questions = [i for i, m in enumerate(messages) if m.role == "user"]
+        declares = -1 if not questions or not tools else questions[0 if self._version >= 13 else -1]
+        instructs = questions[-1] if questions and self._version == 3 else -1
+        if self._version == 3 and not questions and any(m.role == "system" for m in messages):
+            raise RenderError(f"message 0: {self.name} has a place for system messages only in a question")
         waiting: list[ToolCall] = []
         number = 0
         for i, message in enumerate(messages):
@@ -71,28 +101,61 @@ class Mistral(Renderer):
             if message.role == "assistant":
                 self._write_answer(out, message, calls)
                 continue
-            if message.role == "user" and tools and i == questions[-1]:
+            if i == declares:
                 out.control(_TOOLS)
-                out.text(json.dumps([tool.definition for tool in tools], ensure_ascii=False))
+                out.text(json.dumps([_definition(tool) for tool in tools], ensure_ascii=False))
                 out.control(_TOOLS_END)
-            begin, end = {"system": (_SYSTEM, _SYSTEM_END), "user": (_ASK, _ASKED), "tool": (_RESULT, _RESULT_END)}[
-                message.role
-            ]
-            out.control(begin)
-            if message.role == "tool":
-                out.text(of)
-                out.control(_CONTENT)
-            out.text(message.text, Origin.TEXT)
-            out.control(end, Origin.MARK)
+            if message.role == "system":
+                if self._version > 3:
+                    self._write_around(out, _SYSTEM, message.text, _SYSTEM_END)
+            elif message.role == "user":
+                out.control(_ASK)
+                if i == instructs:
+                    for system in (m.text for m in messages if m.role == "system"):
+                        out.text(f"{system}\n\n", Origin.TEXT)
+                out.text(message.text, Origin.TEXT)
+                out.control(_ASKED, Origin.MARK)
+            else:
+                self._write_result(out, message.text, of)
+
+    def _write_around(self, out: Script, begin: str, text: str, end: str) -> None:
+        out.control(begin)
+        out.text(text, Origin.TEXT)
+        out.control(end, Origin.MARK)
+
+    def _write_result(self, out: Script, text: str, of: str) -> None:
+        if self._version == 3:
+            content = json.dumps({"content": _parsed(text), "call_id": of}, ensure_ascii=False)
+            self._write_around(out, _RESULT, content, _RESULT_END)
+            return
+        out.control(_RESULT)
+        if self._version < 13:
+            out.text(of)
+            out.control(_CONTENT)
+        out.text(text, Origin.TEXT)
+        out.control(_RESULT_END, Origin.MARK)
 
     def _write_answer(self, out: Script, message: Message, calls: Sequence[ToolCall]) -> None:
         out.cut()
-        out.text(message.text, Origin.TEXT)
+        if message.thinking:
+            out.control(_THINK, Origin.MARK)
+            out.text(message.thinking, Origin.TEXT)
+            out.control(_THOUGHT, Origin.MARK)
+        out.text(message.text.rstrip(" "), Origin.TEXT)
+        if calls and self._version < 11:
+            out.control(_CALL, Origin.MARK)
+            listed = (
+                f'{{"name": {json.dumps(c.name, ensure_ascii=False)}, "arguments": {c.arguments}, "id": "{c.id}"}}'
+                for c in calls
+            )
+            out.text(f"[{', '.join(listed)}]", Origin.TEXT)
+            calls = ()
         for call in calls:
             out.control(_CALL, Origin.MARK)
             out.text(call.name, Origin.TEXT)
-            out.control(_ID, Origin.MARK)
-            out.text(str(call.id), Origin.TEXT)
+            if self._version == 11:
+                out.control(_ID, Origin.MARK)
+                out.text(str(call.id), Origin.TEXT)
             out.control(_ARGS, Origin.MARK)
             out.text(call.arguments, Origin.TEXT)
         out.control(_EOS, Origin.MARK)
@@ -101,29 +164,102 @@ class Mistral(Renderer):
         """An answer follows what it answers, with nothing between."""
 
     def _bridges(self, prompt: Ints, completion: Ints, new: Sequence[Message]) -> bool:
-        return not (any(m.role == "user" for m in new) and np.any(prompt == self._id[_TOOLS]))
+        if self.is_prefix_stable or not any(m.role == "user" for m in new):
+            return True
+        # Version 3 leaves no trace of whether a question holds system messages, so whether they would move.
+        return self._version > 3 and not np.any(prompt == self._id[_TOOLS])
+
+    # Reading.
 
     def parse(self, ids: Sequence[int] | Ints) -> Parsed:
-        allowed = (self._id[_CALL], self._id[_ID], self._id[_ARGS])
+        known = (_CALL, _ID, _ARGS, _THINK, _THOUGHT)
+        allowed = tuple(self._id[t] for t in known if t in self._id)
         framed = frame(ints(ids), self.tokenizer, stop_ids=(self._id[_EOS],), allowed=allowed)
         failures = list(framed.failures)
-        pieces = split_at(framed.body, self._id[_CALL])
+        thinking, body = "", framed.body
+        if self.thinks:
+            tags = (self._id[_THINK], self._id[_THOUGHT])
+            thinking, body = read_thinking(body, tags, self.tokenizer, failures, opened=False)
+        pieces = split_at(body, self._id[_CALL])
         if np.any(np.isin(pieces[0][1], allowed)):
-            failures.append(structural("a stray mark of a tool call"))
+            failures.append(structural("a stray mark of thinking or of a tool call"))
         calls: list[ToolCall] = []
         unparsed: list[UnparsedToolCall] = []
         for _, piece in pieces[1:]:
             raw = self.tokenizer.decode(piece)
-            head, _, arguments = raw.partition(_ARGS)
-            name, _, id = head.partition(_ID)
-            call = read_arguments(name, arguments, raw)
-            if isinstance(call, ToolCall):
-                calls.append(evolve(call, id=id or None))
-            else:
-                failures.append(failure_of(call))
-                unparsed.append(call)
-        message = answer(self.tokenizer.decode(pieces[0][1]), "", calls, unparsed)
+            for call in _read_list(raw) if self._version < 11 else [_read_call(raw)]:
+                if isinstance(call, ToolCall):
+                    calls.append(call)
+                else:
+                    failures.append(failure_of(call))
+                    unparsed.append(call)
+        message = answer(self.tokenizer.decode(pieces[0][1]), thinking, calls, unparsed)
         return Parsed(message, framed.termination, tuple(failures))
+
+
+def _read_call(raw: str) -> ToolCall | UnparsedToolCall:
+    head, _, arguments = raw.partition(_ARGS)
+    name, _, id = head.partition(_ID)
+    call = read_arguments(name, arguments, raw)
+    return evolve(call, id=id or None) if isinstance(call, ToolCall) else call
+
+
+def _read_list(raw: str) -> list[ToolCall | UnparsedToolCall]:
+    """Calls of a JSON list; arguments are kept as they were written where each call is written as the format does."""
+    try:
+        items = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        return [UnparsedToolCall(raw, f"tool calls that are not JSON: {error}")]
+    if not isinstance(items, list) or not items:
+        return [UnparsedToolCall(raw, "tool calls that are not a list")]
+    written = _arguments_in(raw)
+    out: list[ToolCall | UnparsedToolCall] = []
+    for number, item in enumerate(items):
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str) or "arguments" not in item:
+            out.append(
+                UnparsedToolCall(json.dumps(item, ensure_ascii=False), 'a tool call without "name" and "arguments"')
+            )
+            continue
+        plain = json.dumps(item["arguments"], ensure_ascii=False)
+        text = written[number] if len(written) == len(items) else plain
+        call = read_arguments(item["name"], text, json.dumps(item, ensure_ascii=False))
+        id = item.get("id")
+        out.append(evolve(call, id=id) if isinstance(call, ToolCall) and isinstance(id, str) else call)
+    return out
+
+
+def _arguments_in(raw: str) -> list[str]:
+    """The text of each call's arguments; fewer than there are calls where one is not in the format's own form."""
+    decoder, found, at = json.JSONDecoder(), list[str](), 0
+    while head := re.compile(r'[\[,]\s*\{\s*"name"\s*:\s*"(?:[^"\\]|\\.)*"\s*,\s*"arguments"\s*:\s*').match(raw, at):
+        try:
+            _, end = decoder.raw_decode(raw, head.end())
+        except (ValueError, RecursionError):
+            break
+        found.append(raw[head.end() : end])
+        tail = re.compile(r'\s*(?:,\s*"id"\s*:\s*"(?:[^"\\]|\\.)*"\s*)?\}\s*').match(raw, end)
+        if tail is None:
+            break
+        at = tail.end()
+    return found
+
+
+def _definition(tool: Tool) -> dict[str, Any]:
+    given = tool.definition.get("function", tool.definition)
+    function: Mapping[str, Any] = {
+        "name": given["name"],
+        "description": given.get("description") or "",
+        "parameters": given.get("parameters") or {},
+    }
+    return {"type": "function", "function": function}
+
+
+def _parsed(text: str) -> Any:
+    """What is JSON, as that; the rest is text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _take(waiting: list[ToolCall], result: Message, index: int) -> str:
@@ -135,5 +271,14 @@ def _take(waiting: list[ToolCall], result: Message, index: int) -> str:
     return str(of.id)
 
 
-FORMATS = {"mistral": Mistral}
-MODELS = ((r"mistral-small-3\.2-.*-instruct.*", "mistral"),)
+def _of(version: int) -> Callable[[str, Tokenizer], Mistral]:
+    return lambda name, tokenizer: Mistral(name, tokenizer, version)
+
+
+FORMATS = {"mistral": _of(11), "mistral_v3": _of(3), "mistral_v7": _of(7), "mistral_v13": _of(13)}
+MODELS = (
+    (r"mistral-small-3\.2-.*-instruct.*", "mistral"),
+    (r"mistral-nemo-instruct-.*|ministral-8b-instruct-2410", "mistral_v3"),
+    (r"mistral-small-(3\.1-)?24b-instruct-250[13]", "mistral_v7"),
+    (r"ministral-3-.*-(instruct|reasoning)-.*|magistral-small-2509", "mistral_v13"),
+)

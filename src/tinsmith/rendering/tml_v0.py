@@ -5,8 +5,8 @@ call of an answer is one of these, and `<|content_model_end_sampling|>` ends the
 message: the model writes its author's token itself. Tools and the option `effort` (0 to 1, None tells none) are system
 messages, the effort the last before the conversation starts.
 
-JSON is compact, its keys in order, at every depth; so arguments are written anew, and as they were only when read. The
-family shows an effort to two digits.
+JSON is compact; the keys of tools are in order at every depth, of arguments the names. So arguments are written anew,
+and are as they were only when read. The family shows an effort to two digits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -193,7 +193,7 @@ def _declaration(tools: Sequence[Tool]) -> str:
             }
             for function in functions
         ],
-        plus="+",
+        tools=True,
     )
 
 
@@ -202,7 +202,7 @@ def _arguments(call: ToolCall) -> str:
     value = json.loads(call.arguments)
     if not isinstance(value, dict):
         raise ValueError("they are not an object")
-    text = _json(value)
+    text = _json(dict(sorted(value.items())))
     text.encode()
     return text
 
@@ -211,13 +211,14 @@ def _call(call: ToolCall) -> str:
     return f'{{"name":{json.dumps(call.name, ensure_ascii=False)},"args":{_arguments(call)}}}'
 
 
-def _json(value: Any, plus: str = "") -> str:
-    """Compact, keys in order, numbers as serde_json prints them; `plus` is the sign of large exponents, which the
-    family writes in tools and not in arguments."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_json(str(k))}:{_json(v, plus)}" for k, v in sorted(value.items())) + "}"
+def _json(value: Any, *, tools: bool = False) -> str:
+    """Compact, numbers as serde_json prints them. In tools the family has keys in order and a sign before large
+    exponents."""
+    if isinstance(value, Mapping):
+        items = sorted(value.items()) if tools else value.items()
+        return "{" + ",".join(f"{_json(str(k))}:{_json(v, tools=tools)}" for k, v in items) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(_json(v, plus) for v in value) + "]"
+        return "[" + ",".join(_json(v, tools=tools) for v in value) + "]"
     if not isinstance(value, float):
         return json.dumps(value, ensure_ascii=False)
     if not math.isfinite(value):
@@ -227,7 +228,7 @@ def _json(value: Any, plus: str = "") -> str:
         return mantissa
     if int(exponent) == -5:
         return format(Decimal(repr(value)), "f")
-    return f"{mantissa}e{plus if int(exponent) > 0 else ''}{int(exponent)}"
+    return f"{mantissa}e{'+' if tools and int(exponent) > 0 else ''}{int(exponent)}"
 
 
 def _read_call(name: str, text: str) -> ToolCall | UnparsedToolCall:
