@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import pickle
+import urllib.error
 import urllib.request
+import warnings
 
 import numpy as np
 import pytest
@@ -34,6 +37,7 @@ def url(tmp_path_factory):
     server = bootstrap.open_server({"tiny": "tiny"}, tmp_path_factory.mktemp("serve"), note=lambda _: None)
     with server.running() as address:
         yield address
+        collect_quietly()
 
 
 @pytest.fixture
@@ -43,6 +47,15 @@ def service(url, monkeypatch):
     client = tinker.ServiceClient(base_url=url)
     yield client
     client.close("success").result(30)
+    del client
+    collect_quietly()
+
+
+def collect_quietly():
+    """The SDK leaves connections of its own to the collector of garbage, which warns of each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -95,13 +95,16 @@ class Server:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listener = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(128)
     except OSError as error:
-        raise ConfigError(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}; try another port="
-        ) from error
+        if listener is not None:
+            listener.close()
+        said = error.strerror or error
+        raise ConfigError(f"{host}:{port} cannot be listened on: {said}; try another port=") from error
     return listener

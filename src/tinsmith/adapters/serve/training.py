@@ -87,7 +87,8 @@ class TrainingRun:
         taken, _ = self._store.outcome(self.model.id, seq)
         if taken or seq <= self.model.snapshot_seq:
             return request
-        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes + len(body) > MAX_WAITING_BYTES:
+        full = len(self._waiting) >= MAX_WAITING or self._waiting_bytes + len(body) > MAX_WAITING_BYTES
+        if full and seq != self._next:  # the one that all others wait for is always taken
             raise BusyError(f"{len(self._waiting)} requests of {self.model.id} wait already")
         self._store.accept(self.model.id, seq, kind, body)
         self._futures.open(request)
