@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
 PYTEST_ARGS ?=
 
-.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering parity renderers oracles tiny package fmt clean help
+.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering bench-serve parity renderers oracles tiny package fmt clean help
 
 run: build        ## train the tiny model on arithmetic by reinforcement learning
 	$(BIN)/tinsmith rl-basic
@@ -69,6 +69,9 @@ bench-engine: build .parity-venv/.built   ## the engine's tokens a second beside
 	test -x .cookbook-venv/bin/python || $(PY) -m venv .cookbook-venv
 	.cookbook-venv/bin/python -m pip install --quiet tinker-cookbook==0.6.1 sympy pylatexenc math-verify
 	touch $@
+
+bench-serve: build extras   ## what the wire costs: the engine called directly and through `tinsmith serve` with the SDK, in turns
+	$(BIN)/python benches/serve.py
 
 DATA ?= ../shared/data
 

@@ -138,6 +138,7 @@ def test_no_body_makes_it_fail(served, wire):
             assert answer.status_code < 500, (route, body, answer.text)
             if answer.status_code >= 400:
                 assert answer.json()["error"], route
+    assert wire.http.get("nothing").json()["error"] == "this server has no GET /api/v1/nothing"
     for route in ("training_runs/x", "training_runs/x/checkpoints", "samplers/x", "sessions/x", "nothing", "../x"):
         assert wire.http.get(route).status_code == 404
     assert wire.http.get("training_runs?limit=x").status_code == 400
@@ -255,9 +256,28 @@ def test_a_finished_session_leaves_nothing_in_memory_and_no_unnamed_state_on_dis
         assert not server._hub.runs
         assert server._hub.open_samplers == 0
         assert {f.name.split("-")[0] for f in (tmp_path / "states").rglob("*.safetensors")} == {"weights"}
+        assert not list(server._hub.store.requests_after(model, 0))
         status, answer = wire.post("forward_backward", forward_backward(model, 3))
         assert (status, "finished (success)" in answer["error"]) == (410, True)
         assert wire.post("session_heartbeat", {"session_id": session})[0] == 410
+
+
+def test_a_session_that_nobody_came_back_to_is_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "ABANDONED_AFTER_S", 0.5)
+    monkeypatch.setattr(hub, "GONE_AFTER_S", 0.3)
+    monkeypatch.setattr(hub, "SWEEP_S", 0.1)
+    server = bootstrap.open_server({"tiny": "tiny"}, tmp_path, note=lambda _: None)
+    with server.running() as url, Wire(url) as wire:
+        session = wire.session()
+        model = wire.model(session)
+        wire.json(wire.ok("save_weights", {"model_id": model, "seq_id": 1, "path": "kept"})["request_id"])
+        deadline = time.monotonic() + 20
+        while wire.http.get(f"sessions/{session}").status_code == 200 and time.monotonic() < deadline:
+            if server._hub.store.session(session)[1] is not None:
+                break
+            time.sleep(0.05)
+        assert server._hub.store.session(session)[1] == "abandoned"
+        assert [f.name for f in (tmp_path / "states").rglob("*.safetensors")] == ["weights-1-kept.safetensors"]
 
 
 def test_a_checkpoint_ends_when_its_time_is_up(tmp_path, monkeypatch):

@@ -41,13 +41,21 @@ def make_app(hub: Hub, *, key: str | None, loopback: bool, log: Callable[[str], 
         Route("/", _page(hub)),
         *(Route(f"/api/v1/{path}", f, methods=[m]) for m, path, f in [*wire_routes(hub), *rest_routes(hub)]),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HttpError: _http_error, Exception: _crashed})
+    app = Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={HttpError: _http_error, 404: _no_route, 405: _no_route, Exception: _crashed},
+    )
     return _Guard(app, key=key, loopback=loopback, log=log)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HttpError)
     return _refusal(error.status, str(error))
+
+
+async def _no_route(request: Request, _: Exception) -> Response:
+    return _refusal(404, f"this server has no {request.method} {request.url.path}")
 
 
 async def _crashed(_: Request, error: Exception) -> Response:

@@ -29,6 +29,8 @@ GONE_AFTER_S = 120.0
 """A session whose client gave no sign of life for so long (it gives one every 10 s) holds no memory."""
 IDLE_AFTER_S = 600.0
 """A model that had no request for so long holds none; the next request makes it again from disk."""
+ABANDONED_AFTER_S = 7 * 86400.0
+"""A session without a request for so long is finished: what it did not name is deleted from disk."""
 MAX_OPEN = 8
 """Models in memory."""
 SWEEP_S = 5.0
@@ -107,6 +109,8 @@ class Hub:
         self.sampling.forget(samplers)
         for handle in states:
             self.store.remove_state(handle)
+        for model in self.store.models(session=session)[0]:
+            self.store.forget_work(model.id)
         self._seen.pop(session, None)
 
     async def _release(self, session: str) -> None:
@@ -303,6 +307,9 @@ class Hub:
             try:
                 self.futures.sweep()
                 self.store.remove_expired()
+                for session in self.store.abandoned(time.time() - ABANDONED_AFTER_S):
+                    if session not in self._seen:
+                        await self.finish_session(session, requests.Finish({"type": "abandoned"}))
                 now = time.monotonic()
                 for session in [s for s, seen in self._seen.items() if now - seen > GONE_AFTER_S]:
                     del self._seen[session]

@@ -213,6 +213,27 @@ class Store:
         """Results of requests before this one were had by their client long ago."""
         self._run("DELETE FROM requests WHERE model = ? AND seq < ? AND body IS NULL", model, before)
 
+    def forget_work(self, model: str) -> None:
+        """Let go of what only further requests would need; named checkpoints stay."""
+        with self._lock:
+            self._db.execute("BEGIN")
+            rows = self._db.execute("SELECT snapshot FROM models WHERE id = ?", (model,)).fetchall()
+            self._db.execute("DELETE FROM requests WHERE model = ?", (model,))
+            self._db.execute("UPDATE models SET snapshot = NULL WHERE id = ?", (model,))
+            self._db.execute("COMMIT")
+        for (handle,) in rows:
+            if handle is not None:
+                self.remove_state(handle)
+
+    def abandoned(self, before: float) -> list[str]:
+        """Sessions that were never finished and whose last request is older."""
+        rows = self._run(
+            "SELECT id FROM sessions WHERE finished IS NULL AND created < ? AND NOT EXISTS "
+            "(SELECT 1 FROM models WHERE session = sessions.id AND last_request >= ?)",
+            *(before, before),
+        )
+        return [row[0] for row in rows]
+
     # Samplers
 
     def add_sampler(self, sampler: SamplingSession) -> None:
