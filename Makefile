@@ -80,7 +80,7 @@ bench-answers: build .cookbook-venv/.built   ## answers graded a second on one c
 
 .tml-venv/.built:
 	test -x .tml-venv/bin/python || $(PY) -m venv .tml-venv
-	.tml-venv/bin/python -m pip install --quiet 'numpy<2.4' torch==2.13.0 tml-renderers==0.2.1 mistral-common==1.13.1
+	.tml-venv/bin/python -m pip install --quiet 'numpy<2.4' torch==2.13.0 tml-renderers==0.2.1 mistral-common==1.13.1 renderers==0.1.12
 	touch $@
 
 bench-rendering: build .parity-venv/.built .tml-venv/.built   ## chats a second beside transformers and tml-renderers; CHATS=, TEMPLATE=

@@ -1,8 +1,9 @@
 """Record what the families' own libraries write: tests/data/oracles. `make oracles`.
 
 Inkling and Mistral have no chat template that says all; tml-renderers (which needs torch) and mistral-common write
-their formats. What they give for the cases of tests/families/cases.py is kept as token ids, for the real conversations
-as a digest each, so that the comparison runs without them.
+their formats, and the library `renderers` writes tools as Kimi is shown them. What they give for the cases of
+tests/families/cases.py is kept as token ids (of tools: bytes), for the real conversations as a digest each, so that the
+comparison runs without them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from table import real_conversations  # noqa: E402
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", required=True, help="a Python with tml-renderers and mistral-common")
+    parser.add_argument("--peer", required=True, help="a Python with tml-renderers, mistral-common and renderers")
     peer = parser.parse_args().peer
     shared = Path(os.environ.get("TINSMITH_SHARED", ROOT.parent / "shared"))
     chats = real_conversations(shared / "data" / "chat")

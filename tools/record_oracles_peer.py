@@ -98,9 +98,17 @@ def mistral(version: str) -> Callable[[Any], Answer]:
     return answer
 
 
+def kimi_tools() -> Callable[[Any], Answer]:
+    """The bytes of the declaration of tools."""
+    from renderers.kimi_k25 import _encode_tools_typescript
+
+    return lambda asked: {"ids": list(_encode_tools_typescript(asked["tools"]).encode())}
+
+
 def main() -> None:
     name = sys.argv[1]
-    answer = inkling() if name == "tml_v0" else mistral(name.removeprefix("mistral_"))
+    known = {"tml_v0": inkling, "kimi_tools": kimi_tools}
+    answer = known[name]() if name in known else mistral(name.removeprefix("mistral_"))
     out: list[Answer] = []
     for asked in json.load(sys.stdin):
         try:

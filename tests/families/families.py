@@ -243,9 +243,11 @@ FAMILIES: tuple[Family, ...] = (
         chats={_FIRST_FINAL: lambda c: len(_finals(c)) > 1 and any(m.thinking for m in c.messages)},
     ),
     Family("kimi_k2_instruct", "llama_cpp/Kimi-K2-Instruct.jinja", "kimi_k2"),
-    Family("kimi_k25", _K25, "kimi_k2", numbered_ids=True),
-    Family("kimi_k25_disable_thinking", _K25, "kimi_k2", {"thinking": False}, numbered_ids=True),
-    Family("kimi_k26_preserve_thinking", _K25, "kimi_k2", {"preserve_thinking": True}, numbered_ids=True),
+    Family("kimi_k25", _K25, "kimi_k2", numbered_ids=True, typescript=True),
+    Family("kimi_k25_disable_thinking", _K25, "kimi_k2", {"thinking": False}, numbered_ids=True, typescript=True),
+    Family(
+        "kimi_k26_preserve_thinking", _K25, "kimi_k2", {"preserve_thinking": True}, numbered_ids=True, typescript=True
+    ),
     Family(
         "gemma3",
         "gemma3.jinja",

@@ -28,6 +28,7 @@ from tokenizers import Tokenizer as Fast
 from tinsmith import rendering
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Conversation, Message, Tool
+from tinsmith.rendering.kimi_tools import declaration
 from tinsmith.rendering.script import Script, encode
 
 DAY = datetime.date(2026, 1, 31)
@@ -64,6 +65,8 @@ class Family:
     """Reasons why real conversations differ, each with which these are; beside those that spell a control token."""
     wrapped_tools: bool = False
     """The template reads tools under `function` only."""
+    typescript: bool = False
+    """The template is given the tools as TypeScript, as the family's tokenizer does (test_kimi_tools.py)."""
     training: str | None = None
     """The twin of the template that marks what a model writes."""
     oracle: str | None = None
@@ -151,6 +154,7 @@ def template_text(family: Family, case: Case, templates: Path, *, training: bool
         text: str = template.render(
             messages=[_seen(m, family) for m in case.messages],
             tools=[_declared(t, family) for t in case.tools] or None,
+            tools_ts_str=declaration(case.tools) if family.typescript and case.tools else None,
             add_generation_prompt=case.ask,
             **{"bos_token": tokenizer.config.get("bos_token") or "", **family.variables},
         )

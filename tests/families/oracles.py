@@ -15,6 +15,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "data" / "oracles"
 PACKAGES = {
     "tml_v0": "tml-renderers==0.2.1",
     **dict.fromkeys(("mistral_v3", "mistral_v7", "mistral_v11", "mistral_v13"), "mistral-common==1.13.1"),
+    "kimi_tools": "renderers==0.1.12",
 }
 
 

@@ -3,8 +3,8 @@
 * `kimi_k2`: K2-Thinking. The model opens its thinking itself. Up to the last answer that calls no tool, thinking is
   left out of later prompts, an empty block stays.
 * `kimi_k2_instruct`: the K2 models that do not think.
-* `kimi_k25`, `kimi_k26`: the prompt opens the thinking; with images. `..._disable_thinking`: the prompt closes it too.
-  `kimi_k26_preserve_thinking`: thinking stays in later prompts.
+* `kimi_k25`, `kimi_k26`: the prompt opens the thinking; tools as TypeScript; with images. `..._disable_thinking`: the
+  prompt closes it too. `kimi_k26_preserve_thinking`: thinking stays in later prompts.
 
 A call is named by its id, `functions.<name>:<number>`; numbers count the calls of a conversation. An id of another form
 in the data is replaced, since the name would be lost.
@@ -16,7 +16,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any
 
 import numpy as np
 from attrs import evolve
@@ -35,6 +34,7 @@ from tinsmith.rendering.answers import (
 )
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
+from tinsmith.rendering.kimi_tools import declaration
 from tinsmith.rendering.records import Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 
@@ -122,9 +122,8 @@ class Kimi(Renderer):
 
     def _write_system(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
         if tools:
-            definitions = [tool.definition for tool in tools]
-            compact: dict[str, Any] = {"separators": (",", ":")} if self._k25 else {}
-            self._write_own(out, "tool_declare", json.dumps(definitions, ensure_ascii=False, **compact))
+            plain = json.dumps([tool.definition for tool in tools], ensure_ascii=False)
+            self._write_own(out, "tool_declare", declaration(tools) if self._k25 else plain)
         if not self._k25 and not (messages and messages[0].role == "system"):
             self._write_own(out, "system", _DEFAULT_SYSTEM)
             if self._thinking is Thinking.NONE:
