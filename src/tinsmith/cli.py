@@ -1,7 +1,7 @@
 """The command line: `tinsmith RECIPE key=value ... [config=FILE]`.
 
-Exit codes: 0 done; 1 failed; 2 a mistake of the user's (a setting, a file, a model), said in one message; 130 stopped
-by Ctrl-C, after the run was left so that the same command goes on from there. TINSMITH_DEBUG=1 shows tracebacks.
+Exit codes: 0 done; 1 failed; 2 a mistake of the user's (a setting, a file, a model), said in one message; 3 stopped for
+money; 130 stopped by Ctrl-C. After the last two the same command goes on. TINSMITH_DEBUG=1 shows tracebacks.
 """
 
 from __future__ import annotations
@@ -57,10 +57,14 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("TINSMITH_DEBUG"):
             traceback.print_exc()
         _say_error(str(error))
-        return 2 if isinstance(error, USER_ERRORS) else 1
+        return _code(error)
     except Exception:  # noqa: BLE001 - the last place that can say anything
         traceback.print_exc()
         return 1
+
+
+def _code(error: errors.TinsmithError) -> int:
+    return 2 if isinstance(error, USER_ERRORS) else 3 if isinstance(error, errors.BudgetError) else 1
 
 
 def _say_error(message: str) -> None:
@@ -119,7 +123,7 @@ def run_program(config: type, run: Callable[[Any, Any], int | None], args: Seque
         return 130
     except errors.TinsmithError as error:
         _say_error(str(error))
-        return 2 if isinstance(error, USER_ERRORS) else 1
+        return _code(error)
 
 
 def check_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:

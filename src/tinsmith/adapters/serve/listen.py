@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from starlette.types import ASGIApp
+
 from tinsmith.adapters.serve.app import make_app
 from tinsmith.adapters.serve.hub import Hub
 from tinsmith.domain.errors import ConfigError, MissingExtraError, WorldError
@@ -52,18 +54,23 @@ class Server:
         except BaseException:
             self._socket.close()
             raise
-        app = make_app(self._hub, key=key, loopback=loopback, log=log)
+        self._app = make_app(self._hub, key=key, loopback=loopback, log=log)
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=LINGER_S, ws="none"
+            self._app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=LINGER_S, ws="none"
         )
         self._server = uvicorn.Server(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def wrap(self, around: Callable[[ASGIApp], ASGIApp]) -> None:
+        """Put an ASGI app around the server's, before it runs."""
+        self._server.config.app = around(self._app)
 
     def run(self) -> None:
         """Returns after SIGINT or SIGTERM, with everything written."""
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         stop = self._stop
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -90,7 +97,8 @@ class Server:
                 raise WorldError("the server did not start")
             yield self.url
         finally:
-            self._server.should_exit = True
+            if self._loop is not None and thread.is_alive():
+                self._loop.call_soon_threadsafe(self._stop)
             thread.join(30.0)
 
 

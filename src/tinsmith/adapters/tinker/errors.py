@@ -58,9 +58,15 @@ def status_of(error: BaseException) -> int | None:
     return None
 
 
-def was_answered(error: BaseException) -> bool:
-    """Whether the server took the request and answered that it failed; else it may never have seen it."""
-    return any(type(link).__name__ == "RequestFailedError" for link in _chain(error))
+def was_lost(error: BaseException) -> bool:
+    """Whether the server may never have taken the request: sending it failed. What fails once a request was taken comes
+    as another error of the SDK, which may wrap the same."""
+    import tinker
+
+    for link in _chain(error):
+        if not isinstance(link, TinsmithError):
+            return isinstance(link, tinker.APIError)
+    return False
 
 
 def _known(error: BaseException) -> TinsmithError | None:
@@ -78,6 +84,8 @@ def _known(error: BaseException) -> TinsmithError | None:
             return WorldError(f"the connection to the server was lost: {_reason(link)}")
         if isinstance(link, RetryableException):
             return WorldError(f"the server no longer has what was asked for: {link}")
+        if isinstance(link, tinker.APIResponseValidationError):
+            return WorldError(f"the server's answer cannot be read: {link}")
         if isinstance(link, tinker.TinkerError):
             return _sdk(link)
     if isinstance(error, TimeoutError):

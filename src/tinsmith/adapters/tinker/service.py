@@ -25,7 +25,7 @@ T = TypeVar("T")
 HELLO_S = 10.0
 """Seconds that a server may take for its first answer, whatever it is."""
 
-START_S = 60.0
+START_S = 30.0
 """Seconds for the SDK's own first requests; it would try for minutes."""
 
 FINISH_S = 5.0

@@ -13,13 +13,12 @@ import numpy as np
 
 from tinsmith.adapters.tinker import checkpoints
 from tinsmith.adapters.tinker.data import LOSSES, NamedLoss, datums, evaluated, logprobs_of, named
-from tinsmith.adapters.tinker.errors import status_of, translated, was_answered
+from tinsmith.adapters.tinker.errors import status_of, translated, was_lost
 from tinsmith.adapters.tinker.sampler import TinkerSampler
 from tinsmith.adapters.tinker.service import Service
 from tinsmith.adapters.tinker.work import Lane, Task, Work
 from tinsmith.domain.datums import Batch
 from tinsmith.domain.errors import (
-    CancelledWorkError,
     CapabilityError,
     ConfigError,
     DeadlineError,
@@ -231,11 +230,10 @@ class TinkerTrainer:
         try:
             return (yield request.future())
         except Exception as error:
-            if not (isinstance(error, CancelledWorkError) or was_answered(error)):
+            if was_lost(error):
                 self._unusable = self._unusable or TrainingError(f"a request to the server was lost: {error}")
-                self._failure = self._failure or error
-                lost = self._not_carried_out()
-                self._service.driver.later(lambda: self._lane.fail_open(lost))
+                lost = TrainingError(f"not carried out, since a request before it was lost: {error}")
+                self._lane.fail_open(lost, but=self._service.driver.current)
             raise
 
     # States

@@ -51,7 +51,9 @@ class Driver:
     """Carries work on when what it waits for is done."""
 
     def __init__(self, name: str) -> None:
-        self._ready: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[tuple[Task, concurrent.futures.Future[Any]] | None] = queue.SimpleQueue()
+        self.current: Task | None = None
+        """What the driver's thread carries on now."""
         self._thread = threading.Thread(target=self._drive, name=name, daemon=True)
         self._thread.start()
 
@@ -65,12 +67,9 @@ class Driver:
         self._advance(task, None)
 
     def _drive(self) -> None:
-        while (step := self._ready.get()) is not None:
-            step()
-
-    def later(self, step: Callable[[], None]) -> None:
-        """Call `step` in the driver's thread, after what it does now."""
-        self._ready.put(step)
+        while (item := self._ready.get()) is not None:
+            self.current = item[0]
+            self._advance(*item)
 
     def _advance(self, task: Task, done: concurrent.futures.Future[Any] | None) -> None:
         assert task.steps is not None
@@ -92,7 +91,7 @@ class Driver:
             task.fail(translated(error))
         else:
             task.waits_for = waits_for
-            waits_for.add_done_callback(lambda future: self._ready.put(lambda: self._advance(task, future)))
+            waits_for.add_done_callback(lambda future: self._ready.put((task, future)))
 
     def close(self) -> None:
         self._ready.put(None)
@@ -133,10 +132,10 @@ class Lane:
             raise DeadlineError(f"{WAITING} pieces of work wait, and none was begun for {self._timeout:g} s") from None
         return Pending(task.future, on_cancel=task.abandon if cancellable else None)
 
-    def fail_open(self, error: BaseException) -> None:
-        """End all that is under way with `error`."""
+    def fail_open(self, error: BaseException, *, but: Task | None) -> None:
+        """End all that is under way with `error`, but for one task."""
         with self._lock:
-            tasks = list(self._open)
+            tasks = [task for task in self._open if task is not but]
         for task in tasks:
             task.fail(error)
 

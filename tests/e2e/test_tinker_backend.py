@@ -1,0 +1,280 @@
+"""Recipes through `backend=tinker` against the server of the library: the run is that of the embedded engine."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kill_helper import run_killed
+from sdk_sockets import LEFT_OPEN
+from test_recipes_resume import ENV, command
+
+from tinsmith import bootstrap
+from tinsmith.cli import main
+
+tinker = pytest.importorskip("tinker", reason="needs the extra: tinker")
+pytestmark = LEFT_OPEN
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = bootstrap.open_server({"tiny": "tiny"}, tmp_path_factory.mktemp("server"), note=lambda _: None)
+    with server.running() as address:
+        yield address
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("data") / "chats.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": f"{i} is {i % 7}"}]}
+        for i in range(20)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("TINKER_API_KEY", "TINKER_BASE_URL", "TINKER_CREDENTIAL_CMD"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def records(run: str | Path, kind: str) -> list[dict]:
+    lines = (json.loads(line) for line in Path(run, "journal.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == kind]
+
+
+def lines(run: str | Path) -> list[dict]:
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_metrics(a: list[dict], b: list[dict]) -> None:
+    """Equal, but for times, and for sums in double precision, whose terms may be added in another order."""
+    assert len(a) == len(b)
+    for ours, theirs in zip(a, b, strict=True):
+        names = {n for n in ours.keys() | theirs.keys() if not n.startswith(("time/", "tokens/"))}
+        for name in names:
+            if name.endswith(":sum") or name == "loss":
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-9, abs=1e-9), name
+            else:
+                assert ours[name] == theirs[name], f"{name} of step {ours['step']}"
+
+
+SL = ["sl-basic", "batch_size=3", "max_steps=5", "test_size=3", "eval_every=2", "checkpoints.every=2", "seed=5"]
+RL = ["rl-basic", "groups_per_batch=6", "max_steps=3", "test_size=6", "checkpoints.rolling_every=1", "seed=7"]
+RUNS = {
+    "sl": SL,
+    "sl all options": [
+        *SL,
+        "reduction=sequence_mean",
+        "adam.weight_decay=0.1",
+        "adam.grad_clip_norm=1",
+        "lora.mlp=false",
+    ],
+    "rl": [*RL, "kl_penalty_coef=0.1", "compute_post_kl=true", "eval_every=1"],
+    "rl by name: ppo": [*RL, "loss.name=ppo", "num_substeps=2", "remove_constant_groups=false"],
+    "rl by name: cispo": [*RL, "loss.name=cispo"],
+    "rl not by name: gspo": [*RL, "loss.name=gspo"],
+    "rl not by name: dro of some tokens": [*RL, "loss.name=dro"],
+    "rl not by name: a mean": [*RL, "loss.name=ppo", "loss.options.reduction=token_mean"],
+}
+
+
+@pytest.mark.parametrize("words", RUNS.values(), ids=RUNS.keys())
+def test_a_run_is_that_of_the_embedded_engine_bit_for_bit(words: list[str], url: str, chats: str) -> None:
+    """Every number of metrics.jsonl, every datum, every sampled token and logprob, and the adapter it ends with."""
+    words = [*words, *([f"data={chats}"] if words[0] == "sl-basic" else []), "export=adapter", "lora.rank=4"]
+    assert main([*words, "log_path=here"]) == 0
+    assert main([*words, "log_path=there", "backend=tinker", f"base_url={url}"]) == 0
+    assert_same_metrics(lines("here"), lines("there"))
+    assert [r["datums"] for r in records("here", "step")] == [r["datums"] for r in records("there", "step")]
+    for name in ("train", "test"):
+        path = Path("here", "rollouts", f"{name}.jsonl")
+        if path.exists():
+            assert path.read_bytes() == Path("there", "rollouts", f"{name}.jsonl").read_bytes()
+    here, there = (Path(run, "final", "adapter_model.safetensors").read_bytes() for run in ("here", "there"))
+    assert here == there
+
+
+@pytest.mark.parametrize("recipe", ["sl-loop", "rl-loop"])
+def test_a_loop_to_copy_runs_there_too(recipe: str, url: str, chats: str) -> None:
+    words = [recipe, *([f"data={chats}"] if recipe == "sl-loop" else ["groups_per_batch=6"]), "max_steps=3"]
+    assert main([*words, "log_path=here"]) == 0
+    assert main([*words, "log_path=there", "backend=tinker", f"base_url={url}"]) == 0
+    assert_same_metrics(lines("here"), lines("there"))
+
+
+@pytest.mark.parametrize("words", [SL, RL], ids=["sl", "rl"])
+def test_a_killed_run_goes_on_to_the_same_bits(words: list[str], url: str, chats: str, tmp_path: Path) -> None:
+    words = [*words, *([f"data={chats}"] if words[0] == "sl-basic" else []), "export=none"]
+    assert main([*words, "log_path=calm", "lora.rank=4"]) == 0
+    killed = command(tmp_path / "killed", *words, "backend=tinker", f"base_url={url}")
+    story = run_killed(
+        killed, tmp_path / "killed" / "run", kills=2, seed=3, records=5, env={**ENV, "HOME": str(tmp_path)}
+    )
+    assert any(s.killed for s in story), story
+    assert_same_metrics(lines("calm"), lines("killed/run"))
+    assert [r["datums"] for r in records("calm", "step")] == [
+        {r["step"]: r["datums"] for r in records("killed/run", "step")}[i] for i in range(len(lines("calm")))
+    ]
+
+
+# Checkpoints
+
+
+def listed(url: str) -> dict:
+    rest = tinker.RestClient(base_url=url, api_key="tml-test")
+    return {c.tinker_path: c for c in rest.list_user_checkpoints(limit=500).result().checkpoints}
+
+
+def test_checkpoints_are_at_the_server_with_their_time_to_live(url: str, chats: str) -> None:
+    before = listed(url)
+    words = [
+        *SL,
+        f"data={chats}",
+        "checkpoints.rolling_every=1",
+        "checkpoints.ttl_days=2",
+        "log_path=run",
+        "export=none",
+    ]
+    assert main([*words, "backend=tinker", f"base_url={url}"]) == 0
+    new = {path: c for path, c in listed(url).items() if path not in before}
+    deleted = {r["name"] for r in records("run", "deleted")}
+    handles = {r["name"]: r["handle"] for r in records("run", "checkpoint")}
+    assert {r["keep"] for r in records("run", "checkpoint")} == {"periodic", "rolling", "final"}
+    assert deleted, "older rolling ones go"
+    kept = json.loads(Path("run/final/tinker.json").read_text())["model_path"]
+    assert set(new) == {kept, *(handle for name, handle in handles.items() if name not in deleted)}
+    for name, handle in handles.items():
+        assert handle.split("/")[-1].startswith(f"run-{name}-s")
+        if name not in deleted:
+            assert (new[handle].expires_at is None) == ("final" in name)
+    assert new[kept].checkpoint_type == "sampler"
+
+
+def test_two_runs_of_one_name_save_side_by_side(url: str, chats: str, tmp_path: Path) -> None:
+    words = [*SL, f"data={chats}", "export=none", "backend=tinker", f"base_url={url}"]
+    names = []
+    for place in ("a", "b"):
+        assert main([*words, f"log_path={place}/run"]) == 0
+        names.append({r["handle"].split("/")[-1] for r in records(f"{place}/run", "checkpoint")})
+    assert not names[0] & names[1]
+
+
+def test_a_checkpoint_that_is_gone_is_passed_over_for_the_one_before(
+    url: str, chats: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = [*SL, f"data={chats}", "export=none", "lr_schedule=constant"]
+    words = [*plain, "log_path=run", "backend=tinker", f"base_url={url}"]
+    assert main([*words, "max_steps=4"]) == 0
+    last = records("run", "checkpoint")[-1]
+    rest = tinker.RestClient(base_url=url, api_key="tml-test")
+    rest.delete_checkpoint_from_tinker_path(last["handle"]).result()
+    assert main([*words, "max_steps=5"]) == 0
+    assert f"checkpoint {last['name']} cannot be used" in capsys.readouterr().out
+    assert main([*plain, "log_path=calm", "max_steps=5"]) == 0
+    assert [r["train_mean_nll"] for r in lines("run")] == [r["train_mean_nll"] for r in lines("calm")]
+
+
+# Money
+
+
+def test_tokens_and_money_of_each_step(url: str, chats: str) -> None:
+    words = ["rl-basic", "groups_per_batch=4", "max_steps=2", "test_size=4", "export=none", "prices=1,10,100"]
+    for place, backend in (("here", []), ("there", ["backend=tinker", f"base_url={url}"])):
+        assert main([*words, f"log_path={place}", *backend]) == 0
+    for here, there in zip(lines("here"), lines("there"), strict=True):
+        assert {n: v for n, v in here.items() if n.startswith(("tokens/", "cost/"))} == {
+            n: v for n, v in there.items() if n.startswith(("tokens/", "cost/"))
+        }
+        tokens = [here[f"tokens/{kind}"] for kind in ("prefill", "sample", "train")]
+        assert here["cost/step"] == pytest.approx((tokens[0] + 10 * tokens[1] + 100 * tokens[2]) / 1e6)
+        assert tokens[1] >= here["env/all/total_ac_tokens"], "evaluations are paid for too"
+    steps = lines("here")
+    assert steps[-1]["cost/total"] == pytest.approx(sum(line["cost/step"] for line in steps))
+    assert sum(line["tokens/train"] for line in steps) == sum(line["num_tokens"] for line in steps)
+
+
+def test_a_budget_stops_the_run_and_a_larger_one_goes_on(
+    url: str, chats: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SL, f"data={chats}", "export=none", "prices=0,0,1000", "backend=tinker", f"base_url={url}"]
+    assert main([*words, "log_path=calm"]) == 0
+    costs = [line["cost/total"] for line in lines("calm")]
+    budget = (costs[2] + costs[3]) / 2
+    stopped = [*words, "log_path=run", f"budget={budget}"]
+    for _ in range(2):  # again, and it stops again
+        assert main(stopped) == 3
+        assert "larger budget=" in capsys.readouterr().err
+    assert len(lines("run")) == 3
+    assert lines("run")[-1]["cost/total"] <= budget
+    assert "budget" in records("run", "stopped")[0]["reason"]
+    assert main([*words, "log_path=run", f"budget={2 * costs[-1]}"]) == 0
+    assert_same_metrics(lines("calm"), lines("run"))
+
+
+def test_check_says_what_it_would_cost(url: str, chats: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("prices.yaml").write_text(
+        "tiny: {prefill: 1, sample: 2, train: 1000}\nother: {prefill: 9, sample: 9, train: 9}\n"
+    )
+    words = [*SL, f"data={chats}", "prices=prices.yaml", "backend=tinker", f"base_url={url}"]
+    assert main(["check", *words, "budget=0.001"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "it would cost about" in said
+    assert "more than budget" in said
+    assert main(["check", "rl-basic", "prices=1,2,3", "backend=tinker", f"base_url={url}"]) == 0
+    assert "it would cost about" in " ".join(capsys.readouterr().out.split())
+
+
+# What is said before any data is read
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = main(["sl-basic", "data=there-is-no-such-file.jsonl", *words])
+    said = capsys.readouterr().err.strip()
+    assert len(said.splitlines()) <= 2, "one line, and perhaps where options are listed"
+    assert "no-such-file" not in said
+    return code, said
+
+
+def test_a_missing_key_an_unknown_model_an_unreachable_server(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = refused(["backend=tinker", "base_url=http://tinker.invalid"], capsys)
+    assert (code, "TINKER_API_KEY is not set" in said) == (2, True)
+    code, said = refused(["backend=tinker", f"base_url={url}", "model=tny"], capsys)
+    assert (code, "did you mean tiny?" in said) == (2, True)
+    code, said = refused(["backend=tinker", "base_url=http://127.0.0.1:9"], capsys)
+    assert (code, "no server answers at http://127.0.0.1:9" in said) == (1, True)
+    code, said = refused(["backend=tinker", "base_url=127.0.0.1:8000"], capsys)
+    assert code == 2
+
+
+def test_a_key_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TINKER_API_KEY", "sk-123")
+    code, said = refused(["backend=tinker", f"base_url={url}"], capsys)
+    assert (code, "begin with tml-" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["backend=tinker", "threads=1"], "threads"),
+        (["backend=tinker", "micro_batch_tokens=64"], "micro_batch_tokens"),
+        (["backend=tinker", "lora.rank=0", "export=none"], "lora.rank"),
+        (["backend=tinker", "lora.alpha=16"], "lora.alpha"),
+        (["base_url=http://localhost:1"], "base_url"),
+        (["budget=3"], "prices"),
+        (["prices=1,2"], "prices"),
+        (["prices=1,2,-3"], "train"),
+    ],
+)
+def test_options_that_contradict_each_other(words: list[str], names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = refused(words, capsys)
+    assert code == 2
+    assert names in said
