@@ -95,6 +95,9 @@ tiny: build       ## make the model that ships with tinsmith again, in some minu
 renderers: build  ## docs/renderers.md: each chat format beside its family's own template
 	$(BIN)/python tools/render_table.py
 
+conformance: build ## docs/conformance.md: the laws that `tinsmith conform` checks
+	$(BIN)/python tools/conformance_table.py
+
 package:          ## sdist and wheel, each installed and run in a bare environment
 	bash tests/e2e/package.sh
 

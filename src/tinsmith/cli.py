@@ -34,6 +34,7 @@ USER_ERRORS = (
     errors.RunLockedError,
 )
 COMMANDS: dict[str, Entry] = {
+    "conform": Entry("tinsmith.recipes.conform", "check a server of the Tinker protocol against its laws", "base_url"),
     "grade": Entry("tinsmith.recipes.grade", "compare answers to mathematics questions with the right ones", "file"),
     "render": Entry("tinsmith.recipes.render", "conversations as tokens and weights, to look at or to compare", "file"),
     "serve": Entry("tinsmith.recipes.serve", "the embedded engine behind the Tinker protocol", "model"),
