@@ -2,10 +2,10 @@
 
     python benches/serve.py [--rounds N]
 
-Prints, for a forward_backward of 32 x 128 tokens and a sample of 8 x 32 tokens, the median time of both and the median of
-the differences of neighbours (the cost of the wire), beside a check that both gave the same bits; then how busy the engine
-is under 64 concurrent samples: tokens a second through the wire over those of the engine fed directly with the same work.
-Server and client share the processors, as they do on a laptop.
+Prints, for a forward_backward of 32 x 128 tokens and a sample of 8 x 32 tokens, the median time of both and the median
+of the differences of neighbours (the cost of the wire), after a check that both gave the same bits; then how busy the
+engine is under 64 concurrent samples: tokens a second through the wire, over those of the engine fed directly with the
+same work. Server and client share the processors, as they do on a laptop.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def main() -> None:
                 shares.append((tokens / (middle - began), tokens / (ended - middle)))
             a, b = (statistics.median(s) for s in zip(*shares, strict=True))
             print(
-                f"{CONCURRENT} concurrent samples      engine {a:7,.0f} tokens/s   wire {b:7,.0f} tokens/s   {b / a:.0%}"
+                f"{CONCURRENT} concurrent samples   engine {a:7,.0f} tokens/s   wire {b:7,.0f} tokens/s   {b / a:.0%}"
             )
             sampler.close()
             trainer.close()

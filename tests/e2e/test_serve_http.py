@@ -242,6 +242,20 @@ def _at(sampler: str, seq: int) -> dict:
     return {"sampling_session_id": sampler, "seq_id": seq}
 
 
+def test_what_a_snapshot_holds_is_not_kept_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SNAPSHOT_EVERY_S", 0.0)
+    server = bootstrap.open_server({"tiny": "tiny"}, tmp_path, note=lambda _: None)
+    with server.running() as url, Wire(url) as wire:
+        model = wire.model(wire.session())
+        for seq in (1, 3, 5):
+            wire.ok("forward_backward", forward_backward(model, seq))
+            wire.json(wire.ok("optim_step", optim_step(model, seq + 1))["request_id"])
+        wire.result(wire.ok("forward_backward", forward_backward(model, 7))["request_id"])
+        kept = list(server._hub.store.requests_after(model, 0))
+        assert [bool(body) for _, _, body, _ in kept] == [False] * 6 + [True]
+        assert len(list((tmp_path / "states").rglob("snapshot-*"))) == 1
+
+
 def test_a_finished_session_leaves_nothing_in_memory_and_no_unnamed_state_on_disk(tmp_path, monkeypatch):
     server = bootstrap.open_server({"tiny": "tiny"}, tmp_path, note=lambda _: None)
     with server.running() as url, Wire(url) as wire:

@@ -152,6 +152,13 @@ def test_sampling_is_that_of_the_engine_token_for_token(service, engine):
     assert np.array(got[1:], np.float32).tobytes() == scores[1:].tobytes()
 
 
+def test_samples_without_a_seed_differ(service):
+    client = service.create_sampling_client(base_model="tiny").result(60)
+    params = types.SamplingParams(max_tokens=20, stop=[])
+    asked = [client.sample(types.ModelInput.from_ints(PROMPT), 1, params) for _ in range(3)]
+    assert len({tuple(a.result(60).sequences[0].tokens) for a in asked}) > 1
+
+
 def test_everything_a_sample_can_be_asked_for(service):
     client = service.create_sampling_client(base_model="tiny").result(60)
     prompt = types.ModelInput.from_ints(PROMPT)
@@ -212,8 +219,11 @@ def test_states_samplers_and_lists(service, url):
     assert gathered(weights_alone.forward(datums(batch(9)), "cross_entropy").result(60)).tobytes() == score.tobytes()
     weights_alone.forward_backward(datums(batch(1)), "cross_entropy")
     assert weights_alone.optim_step(types.AdamParams(learning_rate=1e-2)).result(60).metrics["optim/step"] == 1
-    client.load_state(state).result(60)
-    assert gathered(client.forward(datums(batch(9)), "cross_entropy").result(60)).tobytes() == score.tobytes()
+    for load, step in ((client.load_state_with_optimizer, 2), (client.load_state, 1)):
+        load(state).result(60)
+        assert gathered(client.forward(datums(batch(9)), "cross_entropy").result(60)).tobytes() == score.tobytes()
+        client.forward_backward(datums(batch(1)), "cross_entropy")
+        assert client.optim_step(types.AdamParams(learning_rate=1e-2)).result(60).metrics["optim/step"] == step
 
     rest = tinker.RestClient(base_url=url)
     listed = rest.list_checkpoints(client.model_id).result(30).checkpoints
