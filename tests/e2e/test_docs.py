@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +38,37 @@ def run(argv: list[str], where: Path) -> subprocess.CompletedProcess[str]:
 def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
     found = blocks(ROOT / page)
     assert found, f"{page} holds nothing that runs"
+    run_blocks(found, tmp_path)
+
+
+def test_the_page_on_tinker_runs_against_the_server_that_it_starts(tmp_path: Path) -> None:
+    pytest.importorskip("tinker", reason="needs the extra: tinker")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    found = [(kind, text.replace("8177", port)) for kind, text in blocks(ROOT / "docs" / "tinker.md")]
+    started, rest = found[0][1].split("\n", 1)
+    assert started.startswith("$ tinsmith serve")
+    assert started.endswith("&")
+    server = subprocess.Popen(
+        [sys.executable, "-m", *started[2:-2].split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1.0):
+                break
+            time.sleep(0.1)
+        run_blocks([("console", rest), *found[1:]], tmp_path)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def run_blocks(found: list[tuple[str, str]], tmp_path: Path) -> None:
     for kind, text in found:
         if kind == "python":
             done = run([sys.executable, "-c", text], tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,6 +86,7 @@ class TinkerTrainer:
         self._capabilities = TrainerCapabilities(losses=LOSSES, deterministic=deterministic, soft_targets=True)
         self._lane = Lane(f"tinker {model}", service.driver, service.timeout)
         self._client: Any = None
+        self._compared = False
         self._making: concurrent.futures.Future[Any] | None = None
         self._lock = threading.Lock()
         self._accumulated = False  # a gradient waits, of the work submitted so far
@@ -124,9 +126,23 @@ class TinkerTrainer:
         def finish(output: Any) -> TrainResult:
             logprobs = logprobs_of(output, batch)
             result = evaluated(batch, logprobs, loss)
+            if sent.name == "cross_entropy":
+                self._compare_sums(output.metrics.get("loss:sum"), result.value)
             return TrainResult(logprobs, result.value, {**output.metrics, **result.metrics})
 
         return self._gradient(sent, finish)
+
+    def _compare_sums(self, theirs: float | None, ours: float) -> None:
+        """Warn, once, of a server that does not sum over tokens: a step there would not be a step elsewhere."""
+        if theirs is None or self._compared or abs(theirs - ours) <= 0.02 * abs(ours) + 1e-3:
+            return
+        self._compared = True
+        warnings.warn(
+            f"the server says that its loss is {theirs:.6g}, and the sum over tokens is {ours:.6g}: if it takes means, "
+            "learning rates mean something else there",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def backward(self, batch: Batch, gradients: Floats) -> Pending[TrainResult]:
         check_batch(self._info, batch)
