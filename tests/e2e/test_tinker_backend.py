@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +129,48 @@ def test_a_killed_run_goes_on_to_the_same_bits(words: list[str], url: str, chats
     assert [r["datums"] for r in records("calm", "step")] == [
         {r["step"]: r["datums"] for r in records("killed/run", "step")}[i] for i in range(len(lines("calm")))
     ]
+
+
+def test_a_server_that_is_killed_under_a_run_and_started_again_leaves_no_trace(chats: str, tmp_path: Path) -> None:
+    """The client asks again for what it does not know the fate of; the server knows what it had acknowledged."""
+    words = ["sl-basic", f"data={chats}", "batch_size=4", "num_epochs=4", "checkpoints.rolling_every=3", "export=none"]
+    assert main([*words, "log_path=calm"]) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def serve() -> subprocess.Popen[bytes]:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tinsmith", "serve", f"port={port}", "dir=served"],
+            env=ENV,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+                return server
+            time.sleep(0.1)
+        raise AssertionError("the server did not start")
+
+    metrics, server = tmp_path / "run" / "metrics.jsonl", serve()
+    where = ["log_path=run", "backend=tinker", f"base_url=http://localhost:{port}"]
+    run = subprocess.Popen([sys.executable, "-m", "tinsmith", *words, *where], env={**ENV, "HOME": str(tmp_path)})
+    try:
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 4):
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        server.kill()
+        server.wait()
+        server = serve()
+        assert run.wait(100) == 0
+    finally:
+        run.kill()
+        server.kill()
+        run.wait()
+        server.wait()
+    assert_same_metrics(lines("calm"), lines("run"))
 
 
 # Checkpoints
