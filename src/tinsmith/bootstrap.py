@@ -307,7 +307,7 @@ def open_model(
     served = service.served(name)
     try:
         found, stored = load_tokenizer(tokenizer or hub_name(name))
-    except (ModelNotFoundError, MissingExtraError) as error:
+    except ModelNotFoundError as error:
         if tokenizer is not None:
             raise
         where = service.tokenizer_of(name)

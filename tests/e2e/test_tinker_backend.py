@@ -280,6 +280,23 @@ def test_check_says_what_it_would_cost(url: str, chats: str, capsys: pytest.Capt
     assert "it would cost about" in " ".join(capsys.readouterr().out.split())
 
 
+# Where the tokenizer is
+
+
+def test_the_tokenizer_is_found_by_what_the_server_says_or_where_it_is_said_to_be(
+    tmp_path: Path, chats: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = str(bootstrap.model_path("tiny"))
+    with bootstrap.open_server({"mine": tiny}, tmp_path / "served", note=lambda _: None).running() as address:
+        there = ["backend=tinker", f"base_url={address}", "model=mine", "max_steps=1", "export=none"]
+        for place, tokenizer in (("said", []), ("given", [f"tokenizer={tiny}"])):
+            words = ["sl-basic", f"data={chats}", *there, *tokenizer, f"log_path={place}"]
+            assert main(words) == 0
+        assert lines("said")[0]["train_mean_nll"] == lines("given")[0]["train_mean_nll"]
+        assert main(["sl-basic", f"data={chats}", *there, "tokenizer=nowhere", "log_path=no"]) == 2
+        assert "nowhere" in capsys.readouterr().err
+
+
 # What is said before any data is read
 
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from tinsmith.adapters.tinker.errors import status_of, translated
 from tinsmith.adapters.tinker.service import Service
-from tinsmith.adapters.tinker.work import Work
+from tinsmith.adapters.tinker.work import Work, in_thread
 from tinsmith.domain.errors import ConfigError, JournalError, WorldError
 
 PATH = re.compile(r"tinker://(?P<run>[^/]+)/(?P<kind>weights|sampler_weights|external_weights)/(?P<name>[^/]+)")
@@ -103,7 +103,10 @@ def download(service: Service, path: str, directory: Path) -> Work[Sequence[Path
     try:
         files = (yield service.rest.get_external_weights_urls(path).future()).urls
         directory.mkdir(parents=True, exist_ok=True)
-        return [_fetch(url, directory, name) for name, url in sorted(files.items())]
+        fetched: Sequence[Path] = yield in_thread(
+            lambda: [_fetch(url, directory, name) for name, url in sorted(files.items())]
+        )
+        return fetched
     finally:
         service.rest.delete_checkpoint_from_tinker_path(path)  # not waited for: it goes by itself in a day
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import difflib
 import importlib.util
 import logging
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from tinsmith.adapters.tinker.errors import translated
-from tinsmith.adapters.tinker.work import Driver
+from tinsmith.adapters.tinker.work import driver, in_thread
 from tinsmith.domain.errors import ConfigError, DeadlineError, MissingExtraError, ModelNotFoundError, WorldError
 from tinsmith.ports.pending import DEADLINE_S
 
@@ -61,7 +60,7 @@ class Service:
         self.url = resolve_base_url(base_url)
         self.timeout = timeout
         self._key = _key(self.url)
-        self.driver = Driver("tinker results")
+        self.driver = driver()
         self._lock = threading.Lock()
         self._session: Any = None
         self._users = 0
@@ -149,15 +148,7 @@ class Service:
 
     def _within(self, call: Callable[[], T], seconds: float, otherwise: str) -> T:
         """The result of a call into the SDK that may block far longer."""
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def run() -> None:
-            try:
-                future.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - handed on
-                future.set_exception(error)
-
-        threading.Thread(target=run, name="tinker start", daemon=True).start()
+        future = in_thread(call)
         try:
             return future.result(seconds)
         except BaseException as error:
@@ -206,8 +197,11 @@ def _raise_for_money(holder: Any) -> None:
 
 
 def _quiet() -> None:
-    """The SDK logs each retry; what does not pass comes as an error. A logger that somebody set up is left alone."""
+    """The SDK logs each retry, and what does not pass comes as an error: a person is shown only that the server lets
+    them wait. A logger that somebody set up is left alone."""
     logger = logging.getLogger("tinker")
     if logger.level == logging.NOTSET and not logger.handlers and not logging.getLogger().handlers:
-        logger.setLevel(logging.ERROR)
-        logger.addHandler(logging.NullHandler())
+        shown = logging.StreamHandler()
+        shown.setFormatter(logging.Formatter("tinker: %(message)s"))
+        shown.addFilter(lambda record: "paused" in record.getMessage() and "billing" not in record.getMessage())
+        logger.addHandler(shown)

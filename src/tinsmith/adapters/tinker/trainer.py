@@ -17,7 +17,7 @@ from tinsmith.adapters.tinker.data import LOSSES, NamedLoss, datums, evaluated, 
 from tinsmith.adapters.tinker.errors import status_of, translated, was_lost
 from tinsmith.adapters.tinker.sampler import TinkerSampler
 from tinsmith.adapters.tinker.service import Service
-from tinsmith.adapters.tinker.work import Lane, Task, Work
+from tinsmith.adapters.tinker.work import Lane, Task, Work, in_thread
 from tinsmith.domain.datums import Batch
 from tinsmith.domain.errors import (
     CapabilityError,
@@ -329,11 +329,12 @@ class TinkerTrainer:
             name = checkpoints.name_of(self._run_name, "export", self._steps)
             state = yield from self._sent(self._usable().save_state(name, ttl_seconds=checkpoints.DOWNLOAD_TTL_S))
             try:
-                files = checkpoints.download_archive(self._service, state.path, target)
+                files = yield in_thread(lambda: checkpoints.download_archive(self._service, state.path, target))
             finally:
                 self._service.rest.delete_checkpoint_from_tinker_path(state.path)  # not waited for
             if files is not None:
-                return files
+                unpacked: Sequence[Path] = files
+                return unpacked
             try:
                 saved = yield from self._sent(
                     self._usable().save_weights_external(name, ttl_seconds=checkpoints.DOWNLOAD_TTL_S)

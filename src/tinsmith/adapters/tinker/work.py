@@ -11,6 +11,7 @@ import concurrent.futures
 import queue
 import threading
 from collections.abc import Callable, Generator
+from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 from tinsmith.adapters.tinker.errors import translated
@@ -51,7 +52,7 @@ class Driver:
     """Carries work on when what it waits for is done."""
 
     def __init__(self, name: str) -> None:
-        self._ready: queue.SimpleQueue[tuple[Task, concurrent.futures.Future[Any]] | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[tuple[Task, concurrent.futures.Future[Any]]] = queue.SimpleQueue()
         self.current: Task | None = None
         """What the driver's thread carries on now."""
         self._thread = threading.Thread(target=self._drive, name=name, daemon=True)
@@ -67,9 +68,9 @@ class Driver:
         self._advance(task, None)
 
     def _drive(self) -> None:
-        while (item := self._ready.get()) is not None:
-            self.current = item[0]
-            self._advance(*item)
+        while True:
+            self.current, done = self._ready.get()
+            self._advance(self.current, done)
 
     def _advance(self, task: Task, done: concurrent.futures.Future[Any] | None) -> None:
         assert task.steps is not None
@@ -93,8 +94,25 @@ class Driver:
             task.waits_for = waits_for
             waits_for.add_done_callback(lambda future: self._ready.put((task, future)))
 
-    def close(self) -> None:
-        self._ready.put(None)
+
+@cache
+def driver() -> Driver:
+    """The one driver of this process. What blocks does not belong on it: see `in_thread`."""
+    return Driver("tinker results")
+
+
+def in_thread(function: Callable[[], T]) -> concurrent.futures.Future[T]:
+    """The result of a function that blocks, on a thread of its own; for work to wait for."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - handed on
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="tinker blocking call", daemon=True).start()
+    return future
 
 
 class Lane:
