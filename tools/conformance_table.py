@@ -24,13 +24,17 @@ server refuses that as the user's mistake, or nothing can be seen of it). The ex
 0. A law about all batches, prompts or settings is tried on `examples=` drawn ones; the same `seed=` draws the same.
 
 How it sees what a server hides: gradients and optimizer states are compared through logprobs. All plays begin at one
-saved state. With a great eps Adam moves by the gradient times lr / eps, so sums, signs and sizes of gradients show; with
-an eps near 0 the betas and the correction of their bias do. Two plays that the arithmetic makes equal must move the
-logprobs alike, up to `tolerance=` of that movement and the noise that the server itself shows when the same is played
-twice. Distributions are held to a chi-square test whose chance of a false alarm is one in a million.
+saved state. With a great eps Adam moves by the gradient times lr / eps, so sums, signs and sizes of gradients show;
+with an eps near 0 the betas and the correction of their bias do. Two plays that the arithmetic makes equal must move
+the logprobs alike, up to `tolerance=` of that movement and the noise that the server itself shows when the same is
+played twice. Distributions are held to a chi-square test whose chance of a false alarm is one in a million.
 
 It makes a session, some small LoRA models (rank 8) and some dozen small checkpoints, and finishes the session. On
 `tinsmith serve` with the tiny model, all of it took {cost}.
+
+The kit is held to its word in turn: for each law there is a server with a fault that the law must find
+(`tests/contracts/test_wire_laws_catch_faults.py`). Suites for a server of your own in Python:
+`tinsmith.testing.conformance`.
 """
 COST = "50 s and about 5,000 requests on two cores"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -272,10 +273,12 @@ def bad_optimizer_settings(world: World) -> None:
         "learning_rate=NaN": {"learning_rate": math.nan},
     }
     settings = Step(1e-3).json()
-    cases: dict[str, Callable[[], Any]] = {
-        what: (lambda how=how: model.stepped(model.submit("optim_step", {"adam_params": {**settings, **how}})))  # type: ignore[misc]
-        for what, how in wrong.items()
-    }
+
+    def step(how: dict[str, Any]) -> None:
+        model.train(Train(PROBE))  # a step without a gradient would be refused for that
+        model.stepped(model.submit("optim_step", {"adam_params": {**settings, **how}, "type": "optim_step"}))
+
+    cases = {what: partial(step, how) for what, how in wrong.items()}
     _refused(world, cases)
     _goes_on(world, model, right, "refused steps")
 

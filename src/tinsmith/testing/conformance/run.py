@@ -23,7 +23,6 @@ LAW_S = 20.0
 """After so long no new example of a law is begun."""
 SHRINK_S = 8.0
 """How long a smaller counter-example is looked for."""
-FAILURES = (Broken, Refused)
 
 
 class Verdict(StrEnum):
@@ -102,8 +101,11 @@ def select(names: Iterable[str]) -> list[Law]:
     return [law for law in LAWS.values() if not chosen or law.name in chosen or law.chapter in chosen]
 
 
-def check_law(law: Law, world: World, *, examples: int = EXAMPLES, seed: int = 0) -> Finding:
-    """`examples`: how many are drawn for a law about drawn values."""
+def check_law(
+    law: Law, world: World, *, examples: int = EXAMPLES, seed: int = 0, shrink_s: float = SHRINK_S
+) -> Finding:
+    """`examples`: how many are drawn for a law about drawn values. `shrink_s`: seconds of looking for a smaller
+    counter-example."""
     began, before = time.monotonic(), world.wire.requests
     tried = 0
 
@@ -121,7 +123,7 @@ def check_law(law: Law, world: World, *, examples: int = EXAMPLES, seed: int = 0
         if known:  # what failed fails again; it is not tried anew
             raise known[-1].error
         now = time.monotonic()
-        if refused or now - began > LAW_S or (failed_at and now - failed_at[0] > SHRINK_S):
+        if refused or now - began > LAW_S or (failed_at and now - failed_at[0] > shrink_s):
             return
         tried += 1
         try:
@@ -181,8 +183,10 @@ def check(
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, FAILURES):
+    if isinstance(error, Broken):
         return str(error)
+    if isinstance(error, Refused):
+        return f"refused: {error}"
     return f"{type(error).__name__}: {error}"
 
 

@@ -71,9 +71,11 @@ def zero_weights(world: World, rows: list[Row], dead: list[Row]) -> None:
 @law(rows=r.rows(min_size=2))
 def order_of_datums(world: World, rows: list[Row]) -> None:
     """Results come in the order of the datums, and the gradient does not depend on it."""
+    alone = world.at_start([rows[0]])[0]
     turned = rows[::-1]
     one, two = world.play([Train(rows), world.descend()], rows), world.play([Train(turned), world.descend()], rows)
     world.same(one.moved, two.moved, "moved by the datums, and by the same in reverse")
+    world.equal(alone, one.results[0].rows[0].ravel(), "logprobs of datum 0 alone, and where it is the first")
     for i, (a, b) in enumerate(zip(one.results[0].rows, two.results[0].rows[::-1], strict=True)):
         world.equal(a.ravel(), b.ravel(), f"logprobs of datum {i} in this order, and in reverse")
 
@@ -106,12 +108,17 @@ def causality(world: World, rows: list[Row], token: int) -> None:
 
 @law(rows=r.rows())
 def logprobs_are_logprobs(world: World, rows: list[Row]) -> None:
-    """The results are float32 logprobs, one for each target, none above 0."""
+    """The results are logprobs, one for each target: none is above 0, and probabilities of several tokens sum to at
+    most 1."""
     for row, found in zip(rows, world.at_start(rows), strict=True):
         expect(
             found.shape == np.shape(row.targets), f"logprobs of shape {found.shape} for {np.shape(row.targets)} targets"
         )
         expect(bool(np.isfinite(found).all() and (found <= 1e-4).all()), f"logprobs {found.tolist()}")
+    tokens = rows[0].tokens
+    others = [Row(tokens, (target,) * len(tokens), (1.0,) * len(tokens)) for target in range(30, 38)]
+    mass = np.exp(world.at_start(others)).sum(axis=0)
+    expect(bool((mass <= 1.001).all()), f"the probabilities of 8 of all tokens sum to {mass.max():.4g}")
 
 
 @law(rows=r.rows())
