@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_embedded_trainer_contract import CONFIG
 from tinker_on_loopback import SDK_LEAVES_SOCKETS, Loopback, SmallEngine
 
 from tinsmith import _native
 from tinsmith.adapters.tinker.sampler import base_sampler
 from tinsmith.adapters.tinker.trainer import TinkerTrainer
+from tinsmith.ports.sampler import SamplingParams
 from tinsmith.ports.trainer import Lora
 from tinsmith.testing.contracts import SamplerContract, TrainerContract
-from tinsmith.testing.contracts._common import random_batch, wait
+from tinsmith.testing.contracts._common import LAW, random_batch, seeds, wait
 
 pytest.importorskip("tinker", reason="needs the extra: tinker")
 pytestmark = SDK_LEAVES_SOCKETS
@@ -82,3 +85,24 @@ class TestTinkerSampler(_OnLoopback, SamplerContract):
 
     def token_bytes(self):
         return self.loopback.engine.token_bytes
+
+    @LAW
+    @given(seed=seeds, start=st.integers(0, 6), size=st.integers(1, 3))
+    def test_stop_ids_and_stop_strings_hold_together_though_the_wire_has_one_list(self, seed, start, size):
+        """As the engine stops that knows both."""
+        prompt = self.prompt(3, seed)
+        with self.fresh() as sampler, self.loopback.engine.sampler() as engine:
+            free = self.one(engine, prompt, seed=seed, max_tokens=10)
+            text = b"".join(self.token_bytes()[t] for t in free.tokens[start : start + size]).decode()
+            params = SamplingParams(
+                max_tokens=10, seed=seed, stop=(text,), stop_ids=(int(free.tokens[5]), 7), top_logprobs=2
+            )
+            for ours, theirs in zip(
+                wait(sampler.sample(prompt, params, n=3)).completions,
+                wait(engine.sample(prompt, params, n=3)).completions,
+                strict=True,
+            ):
+                assert ours.tokens.tolist() == theirs.tokens.tolist()
+                assert ours.logprobs.tobytes() == theirs.logprobs.tobytes()
+                assert ours.finish == theirs.finish
+                assert ours.top_ids.tolist() == theirs.top_ids.tolist()

@@ -42,8 +42,8 @@ def named(batch: Batch, loss: LossSpec) -> NamedLoss:
     """The loss in the server's form, which sums over tokens and has weights for cross-entropy alone.
 
     Weights go into the advantages, and a reduction of cross-entropy into the weights: both are the same loss. Raises
-    CapabilityError for what has no such form: other options and reductions, weights below 0 of a clipped loss, and dro
-    with weights that are not 1, ShapeError for a missing column.
+    CapabilityError for what has no such form: other options and reductions, and dro with weights that are not 1;
+    ShapeError for a missing column, and for weights below 0 where they have no meaning.
     """
     known = _OPTIONS.get(loss.name)
     if known is None:
@@ -52,6 +52,8 @@ def named(batch: Batch, loss: LossSpec) -> NamedLoss:
         )
     losses.check_loss(loss.name, loss.options)
     options = {name: value for name, value in loss.options.items() if (name, value) != ("reduction", "token_sum")}
+    if (options or loss.name != "cross_entropy") and np.any(batch.weights < 0):
+        raise ShapeError("weights below 0: only cross_entropy with token_sum gives them a meaning")
     if loss.name == "cross_entropy":
         if options.keys() <= {"reduction"}:
             return NamedLoss("cross_entropy", {}, _reduced(batch, options) if options else batch)
@@ -64,8 +66,6 @@ def named(batch: Batch, loss: LossSpec) -> NamedLoss:
         raise CapabilityError(f"{loss.name} with {unknown} has no name at a server. {_ANOTHER_WAY}")
     if loss.name == "dro" and not np.all(batch.weights == 1):
         raise CapabilityError(f"dro with weights that are not 1 has no name at a server. {_ANOTHER_WAY}")
-    if loss.name == "ppo" and np.any(batch.weights < 0):
-        raise CapabilityError(f"ppo with weights below 0 has no name at a server. {_ANOTHER_WAY}")
     assert batch.advantages is not None
     config = {name: float(options.get(name, default)) for name, default in known.items()}
     return NamedLoss(loss.name, config, evolve(batch, advantages=batch.advantages * batch.weights))
