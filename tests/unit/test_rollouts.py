@@ -39,7 +39,7 @@ class Scripted:
 
 
 class Builder:
-    problem, tags = "p", ("t",)
+    problem, tags, coupled = "p", ("t",), False
 
     def __init__(self, envs: Sequence[Scripted]) -> None:
         self.envs = envs

@@ -22,11 +22,22 @@ class StopReason(StrEnum):
     """Why an episode ended; exactly one holds."""
 
     COMPLETED = "completed"
+    TOOL_STOPPED = "tool_stopped"
     MAX_TOKENS = "max_tokens"
+    """An action reached its own limit of tokens."""
+    MAX_SAMPLED_TOKENS = "max_sampled_tokens"
+    """All actions together reached theirs."""
     MAX_TURNS = "max_turns"
+    MAX_TOOL_CALLS = "max_tool_calls"
     CONTEXT_OVERFLOW = "context_overflow"
+    """The next observation leaves no room in the context, or in the episode's limit of tokens."""
     PARSE_ERROR = "parse_error"
     TIMEOUT = "rollout_timeout"
+
+    @property
+    def is_limit(self) -> bool:
+        """The budget ended the episode, neither the policy nor its environment."""
+        return self not in (StopReason.COMPLETED, StopReason.TOOL_STOPPED, StopReason.PARSE_ERROR)
 
 
 @frozen(eq=False, kw_only=True)

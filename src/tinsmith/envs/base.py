@@ -44,6 +44,8 @@ class Step:
     observation: Observation | None = None
     masked: bool = False
     """Do not train on the action."""
+    tool_calls: int = 0
+    """Calls of tools that the action made."""
     metrics: Mapping[str, float] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -68,6 +70,11 @@ class GroupBuilder(Protocol):
     def problem(self) -> str: ...
     @property
     def tags(self) -> tuple[str, ...]: ...
+    @property
+    def coupled(self) -> bool:
+        """The environments of the group act on each other (players of one game): when one fails, all begin anew."""
+        ...
+
     def make(self, n: int) -> Sequence[Env]: ...
     async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
         """[G]: added to each episode's reward as its final reward."""

@@ -97,6 +97,7 @@ class ProblemGroup:
     task: ProblemTask
     source: Problem
     tags: tuple[str, ...]
+    coupled: bool = False
 
     @property
     def problem(self) -> str:

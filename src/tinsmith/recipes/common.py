@@ -30,7 +30,7 @@ MAY_CHANGE = frozenset(
     {
         *("max_steps", "num_epochs", "batch_size", "groups_per_batch"),
         *("eval_every", "checkpoints", "track", "threads", "timeout_s", "if_exists", "log_path", "export"),
-        *("base_url", "prices", "budget"),
+        *("base_url", "prices", "budget", "failures"),
     }
 )
 """Options that a run may be resumed with another value of: its place in the data is counted in examples or problems."""

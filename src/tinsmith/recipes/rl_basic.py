@@ -25,6 +25,7 @@ from tinsmith.recipes import common
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.rl import RLLoop, RLSettings
 from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
+from tinsmith.workflows.settings import FailureSettings
 
 NAME = "rl-basic"
 TRIED = 16
@@ -73,6 +74,7 @@ class Config(common.RunConfig):
     eval_every: int = option(
         0, help="steps between evaluations (one attempt, temperature 1); 0 evaluates before and after alone", min=0
     )
+    failures: FailureSettings = option(factory=FailureSettings, help="what becomes of episodes that the world failed")
     log_rollouts: bool = option(True, help="write every rollout to rollouts/")
 
 
@@ -265,6 +267,7 @@ def settings(config: Config) -> RLSettings:
         optimizer=common.optimizer(config),
         checkpoints=config.checkpoints,
         eval_every=config.eval_every,
+        failures=config.failures.value(),
         log_rollouts=config.log_rollouts,
         timeout_s=config.timeout_s,
         spending=common.spending(config),

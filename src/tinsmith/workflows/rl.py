@@ -31,7 +31,7 @@ from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.loss_step import forward_backward
 from tinsmith.workflows.metering import Meter
 from tinsmith.workflows.rollout_log import to_rows
-from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
+from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits, RolloutPlan, roll_out
 from tinsmith.workflows.saving import Keep, batch_digest, leave, named, restore, same_data, save_now, stop_for_budget
 from tinsmith.workflows.settings import CheckpointSettings, OptimizerSettings
 from tinsmith.workflows.waiting import naming_step, wait
@@ -65,6 +65,8 @@ class RLSettings:
     eval_every: int = 0
     """Steps between evaluations on the test problems (one attempt each, at temperature 1); 0 evaluates before the
     first and after the last alone."""
+    failures: FailurePolicy = field(factory=FailurePolicy)
+    """What becomes of episodes that the world failed."""
     log_rollouts: bool = True
     timeout_s: float = DEADLINE_S
     """Seconds that one piece of submitted work, or one call of an environment, may take: DeadlineError beyond it."""
@@ -181,11 +183,14 @@ class RLLoop:
             began = time.monotonic()
             builders = [self._problems[position + i] for i in range(settings.groups_per_batch)]
             groups = roll_out(sampler, builders, self._plan("train", step, settings.group_size, settings.temperature))
+        if not groups:
+            raise TrainingError(f"step {step}: the world failed every group: {dict(groups.errors)}")
         rolled = time.monotonic()
         metrics: dict[str, Any] = {
             "progress/batch": step,
             "progress/done_frac": (step + 1) / settings.max_steps,
             **episode_metrics(groups),
+            **groups.metrics,
         }
         batch = self._assemble(groups)
         if batch is None:  # every group was constant: there is nothing to learn from, and that is said
@@ -276,6 +281,7 @@ class RLLoop:
         return RolloutPlan(
             limits=RolloutLimits(max_tokens=self._settings.max_tokens, turn_timeout=self._settings.timeout_s),
             group_size=group_size,
+            failures=self._settings.failures,
             temperature=temperature,
             seed=self._settings.seed,
             split=split,

@@ -2,183 +2,260 @@
 
 The first turn of a group is one `sample(n=G)` when all its environments show the same observation, so that the prompt
 is read once. Every random draw is fixed by (seed, split, step, group, episode, turn): the same rollout comes out
-whatever else runs beside it.
+whatever else runs beside it. What the world fails is tried again as the plan's `FailurePolicy` says, and counted.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TypeVar, overload
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
-from tinsmith.domain.episodes import Episode, Group, StopReason, Transition
-from tinsmith.domain.errors import DeadlineError
-from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Step
-from tinsmith.ports.sampler import Completion, FinishReason, Sampler, SamplingParams
+from tinsmith.domain.episodes import Episode, Group
+from tinsmith.envs.base import Env, GroupBuilder, Observation
+from tinsmith.ports.sampler import Completion, Sampler
+from tinsmith.workflows.episode import EpisodeRunner, RolloutHooks, within
+from tinsmith.workflows.rollout_plan import FailurePolicy, RolloutLimits, RolloutPlan, draw_seed
 
 T = TypeVar("T")
 
-
-@frozen(kw_only=True)
-class RolloutLimits:
-    """What an episode may use. A limit ends the episode with its own stop reason; the reward earned so far stays."""
-
-    max_tokens: int
-    """Per action."""
-    max_turns: int | None = None
-    max_groups_in_flight: int = 4096
-    max_resets_in_flight: int = 64
-    """Environments that start at once, over all groups: a start may be a process or a container."""
-    turn_timeout: float = 600.0
-    """Seconds that one sampling or environment call may take; beyond it the *world* failed: DeadlineError."""
+__all__ = [
+    "FailurePolicy",
+    "RolloutHooks",
+    "RolloutLimits",
+    "RolloutPlan",
+    "Rollouts",
+    "draw_seed",
+    "roll_out",
+    "roll_out_async",
+]
 
 
-@frozen(kw_only=True)
-class RolloutPlan:
-    """How a set of groups is rolled out."""
+@frozen(eq=False)
+class Rollouts(Sequence[Group]):
+    """The groups that came off, in the order of their builders, and what failed on the way."""
 
-    limits: RolloutLimits
-    group_size: int
-    temperature: float = 1.0
-    seed: int = 0
-    split: str = "train"
-    step: int = 0
-    _params: SamplingParams = field(init=False)
+    groups: tuple[Group, ...]
+    errors: Mapping[str, int]
+    """How often the world failed an episode, by type of error; retries that came off then count too."""
+    lost_groups: int = 0
+    """Groups with too few episodes to go on with."""
+    lost_episodes: int = 0
+    """Episodes missing from the groups that are there."""
 
-    @_params.default
-    def _make_params(self) -> SamplingParams:
-        return SamplingParams(max_tokens=self.limits.max_tokens, temperature=self.temperature)
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Group]: ...
+    def __getitem__(self, index: int | slice) -> Group | Sequence[Group]:
+        return self.groups[index]
 
-    def params(self, observation: Observation, seed: int, context: int) -> SamplingParams:
-        room = context - len(observation.tokens)
-        return evolve(
-            self._params,
-            max_tokens=min(self.limits.max_tokens, room),
-            stop_ids=observation.stop_ids,
-            stop=observation.stop,
-            seed=seed,
-        )
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`rollout_errors/...`: nothing where nothing failed."""
+        if not self.errors:
+            return {}
+        return {
+            **{f"rollout_errors/{name}": float(count) for name, count in sorted(self.errors.items())},
+            "rollout_errors/lost_groups": float(self.lost_groups),
+            "rollout_errors/lost_episodes": float(self.lost_episodes),
+        }
 
 
-def draw_seed(*parts: object) -> int:
-    """A seed below 2**63 that is fixed by its parts."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+def roll_out(
+    sampler: Sampler, builders: Sequence[GroupBuilder], plan: RolloutPlan, hooks: RolloutHooks | None = None
+) -> Rollouts:
+    """Roll out all groups concurrently and wait for them."""
+    return asyncio.run(roll_out_async(sampler, builders, plan, hooks))
 
 
-def roll_out(sampler: Sampler, builders: Sequence[GroupBuilder], plan: RolloutPlan) -> list[Group]:
-    """Roll out all groups concurrently and wait for them; the groups come back in the order of `builders`."""
-    return asyncio.run(roll_out_async(sampler, builders, plan))
-
-
-async def roll_out_async(sampler: Sampler, builders: Sequence[GroupBuilder], plan: RolloutPlan) -> list[Group]:
+async def roll_out_async(
+    sampler: Sampler, builders: Sequence[GroupBuilder], plan: RolloutPlan, hooks: RolloutHooks | None = None
+) -> Rollouts:
     gate = asyncio.Semaphore(plan.limits.max_groups_in_flight)
     resets = asyncio.Semaphore(plan.limits.max_resets_in_flight)
+    errors: Counter[str] = Counter()
 
-    async def one(index: int, builder: GroupBuilder) -> Group:
+    async def one(index: int, builder: GroupBuilder) -> Group | None:
         async with gate:
-            return await roll_out_group(sampler, builder, plan, index, resets)
+            return await _Group(sampler, builder, plan, index, resets, errors, hooks).run()
 
     try:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(one(i, b)) for i, b in enumerate(builders)]
     except BaseExceptionGroup as failures:  # the first failure stopped the others; it is the one to tell of
         raise failures.exceptions[0] from failures
-    return [task.result() for task in running]
+    groups = tuple(g for task in running if (g := task.result()) is not None)
+    missing = sum(plan.group_size - len(group.episodes) for group in groups)
+    return Rollouts(groups, errors, len(builders) - len(groups), missing)
 
 
-async def roll_out_group(
-    sampler: Sampler, builder: GroupBuilder, plan: RolloutPlan, index: int, resets: asyncio.Semaphore
-) -> Group:
-    """One group. Every environment that was made is closed, whatever happens; `resets` bounds those that start."""
-    envs = builder.make(plan.group_size)
+class _Group:
+    """One group. Every environment that was made is closed once, whatever happens."""
 
-    async def reset(env: Env) -> Observation:
-        async with resets:
-            return await _within(plan, env.reset())
+    def __init__(
+        self,
+        sampler: Sampler,
+        builder: GroupBuilder,
+        plan: RolloutPlan,
+        index: int,
+        resets: asyncio.Semaphore,
+        errors: Counter[str],
+        hooks: RolloutHooks | None,
+    ) -> None:
+        self._sampler = sampler
+        self._builder = builder
+        self._plan = plan
+        self._index = index
+        self._resets = resets
+        self._errors = errors
+        self._hooks = hooks
+        self._retries = 0
 
-    try:
-        async with asyncio.TaskGroup() as starting:
-            starts = [starting.create_task(reset(env)) for env in envs]
-        observations = [task.result() for task in starts]
-        first = observations[0]
-        shared: list[Completion | None] = [None] * len(envs)
-        same = all(
-            o is first
-            or (o.tokens.tobytes(), o.stop_ids, o.stop) == (first.tokens.tobytes(), first.stop_ids, first.stop)
-            for o in observations
-        )
-        if same and len(first.tokens) < sampler.context:
-            seed = draw_seed(plan.seed, plan.split, plan.step, index)
-            params = plan.params(first, seed, sampler.context)
-            result = await _within(plan, sampler.sample(first.tokens, params, n=len(envs)))
-            shared = list(result.completions)
-        # A failure ends the other episodes before anything is closed.
-        async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(_episode(sampler, env, observation, completion, plan, (index, member)))
-                for member, (env, observation, completion) in enumerate(zip(envs, observations, shared, strict=True))
-            ]
-        episodes = [task.result() for task in running]
-        final = await _within(plan, builder.grade(episodes))
-        graded = tuple(evolve(e, final_reward=float(r)) if r else e for e, r in zip(episodes, final, strict=True))
-        return Group(problem=builder.problem, episodes=graded, tags=builder.tags)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
-    finally:
-        # What closing raises, or its deadline, must not hide what came before it.
-        await asyncio.gather(*(_within(plan, env.close()) for env in envs), return_exceptions=True)
+    async def run(self) -> Group | None:
+        """None for a group that is left out."""
+        while True:
+            try:
+                done = await self._attempt()
+                if len(done) < self._plan.failures.needed(self._plan.group_size):
+                    return None
+                return self._group(done, await self._retried(partial(self._builder.grade, done)))
+            except Exception as caught:
+                error = caught.exceptions[0] if isinstance(caught, ExceptionGroup) else caught
+                if not self._plan.failures.is_worlds(error):
+                    raise error from caught
+                # What is not coupled was tried again where it failed.
+                if not (self._builder.coupled and await self._may_retry(error)):
+                    if self._plan.failures.min_share is None:
+                        raise error from caught
+                    return None
 
+    async def _attempt(self) -> list[Episode]:
+        """The episodes that came off."""
+        envs = list(self._builder.make(self._plan.group_size))
+        try:
+            async with asyncio.TaskGroup() as starting:
+                starts = [starting.create_task(self._begin(envs, i)) for i in range(len(envs))]
+            first = [task.result() for task in starts]
+            shared = await self._first_actions(first)
+            # A failure ends the other episodes before anything is closed.
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self._member(envs, i, observation, completion))
+                    for i, (observation, completion) in enumerate(zip(first, shared, strict=True))
+                    if observation is not None
+                ]
+            return [episode for task in running if (episode := task.result()) is not None]
+        finally:
+            # What closing raises, or its deadline, must not hide what came before it.
+            await asyncio.gather(*(self._close(env) for env in envs), return_exceptions=True)
 
-async def _episode(
-    sampler: Sampler,
-    env: Env,
-    observation: Observation,
-    completion: Completion | None,
-    plan: RolloutPlan,
-    place: tuple[int, int],
-) -> Episode:
-    transitions: list[Transition] = []
-    while True:
-        if len(observation.tokens) >= sampler.context:
-            return Episode(transitions=tuple(transitions), stop_reason=StopReason.CONTEXT_OVERFLOW)
-        if completion is None:
-            seed = draw_seed(plan.seed, plan.split, plan.step, *place, len(transitions))
-            params = plan.params(observation, seed, sampler.context)
-            completion = (await _within(plan, sampler.sample(observation.tokens, params, n=1))).completions[0]
-        step: Step = await _within(plan, env.step(Action(completion.tokens, completion.logprobs, completion.finish)))
-        transitions.append(
-            Transition(
-                observation=observation.tokens,
-                action=completion.tokens,
-                logprobs=completion.logprobs,
-                reward=step.reward,
-                policy_version=sampler.policy_version,
-                truncated=completion.finish is FinishReason.LENGTH,
-                masked=step.masked,
-                metrics=step.metrics,
+    async def _begin(self, envs: list[Env], member: int) -> Observation | None:
+        """The first observation of an episode, from another environment where the first one failed; None where the
+        episode is left out."""
+        while True:
+            try:
+                async with self._resets:
+                    return await within(envs[member].reset(), self._plan.limits.turn_timeout)
+            except Exception as error:  # noqa: BLE001 - sorted there
+                if not await self._goes_on(error):
+                    return None
+            await self._replace(envs, member)
+
+    async def _first_actions(self, first: Sequence[Observation | None]) -> list[Completion | None]:
+        """The first action of every episode, from one call, where all begin with the same observation."""
+        seen = [o for o in first if o is not None]
+        if not seen or not all(o is seen[0] or _same(o, seen[0]) for o in seen):
+            return [None] * len(first)
+        room, _ = self._plan.room(seen[0], 0, self._sampler.context)
+        if room < 1:
+            return [None] * len(first)
+        seed = draw_seed(self._plan.seed, self._plan.split, self._plan.step, self._index)
+        params = self._plan.params(seen[0], seed, room)
+        result = await self._retried(lambda: self._sampler.sample(seen[0].tokens, params, n=len(first)))
+        return list(result.completions)
+
+    async def _member(
+        self, envs: list[Env], member: int, observation: Observation, completion: Completion | None
+    ) -> Episode | None:
+        """One episode of the group; None where it is left out. A retry draws as the first try did, so that what comes
+        out is what would have come out had nothing failed."""
+        first: Observation | None = observation
+        while first is not None:
+            if not _same(first, observation):
+                completion = None  # it begins otherwise this time
+            place = (self._index, member)
+            runner = EpisodeRunner(
+                self._sampler, self._plan, problem=self._builder.problem, place=place, hooks=self._hooks
             )
-        )
-        completion = None
-        if step.observation is None:
-            assert step.stop_reason is not None
-            return Episode(transitions=tuple(transitions), stop_reason=step.stop_reason)
-        if plan.limits.max_turns is not None and len(transitions) >= plan.limits.max_turns:
-            return Episode(transitions=tuple(transitions), stop_reason=StopReason.MAX_TURNS)
-        observation = step.observation
+            try:
+                return await runner.run(envs[member], first, completion)
+            except Exception as error:  # noqa: BLE001 - sorted there
+                if not await self._goes_on(error):
+                    return None
+            await self._replace(envs, member)
+            first = await self._begin(envs, member)
+        return None
+
+    async def _goes_on(self, error: Exception) -> bool:
+        """After a failure of one episode: True to try it again, False to leave it out; raises where neither may be."""
+        if self._builder.coupled or not self._plan.failures.is_worlds(error):
+            raise error
+        if await self._may_retry(error):
+            return True
+        if self._plan.failures.min_share is None:
+            raise error
+        return False
+
+    async def _replace(self, envs: list[Env], member: int) -> None:
+        """Another environment for an episode whose own failed."""
+        failed = envs[member]
+        (envs[member],) = self._builder.make(1)
+        with contextlib.suppress(Exception):  # it failed already
+            await self._close(failed)
+
+    async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The work's result, tried again as the policy allows."""
+        while True:
+            try:
+                return await within(work(), self._plan.limits.turn_timeout)
+            except Exception as error:
+                if not self._plan.failures.is_worlds(error) or not await self._may_retry(error):
+                    raise
+
+    async def _may_retry(self, error: BaseException) -> bool:
+        """Count the failure; wait before the next try, if there is one left."""
+        self._errors[type(error).__name__] += 1
+        if self._retries >= self._plan.failures.retries:
+            return False
+        self._retries += 1
+        await asyncio.sleep(self._plan.failures.wait_s(self._retries - 1))
+        return True
+
+    async def _close(self, env: Env) -> None:
+        await within(env.close(), self._plan.limits.turn_timeout)
+
+    def _group(self, episodes: Sequence[Episode], final: Sequence[float]) -> Group:
+        graded = []
+        for episode, reward in zip(episodes, final, strict=True):
+            done = evolve(episode, final_reward=float(reward)) if reward else episode
+            if self._plan.limits.zero_reward_on_limit and done.stop_reason.is_limit and done.reward > 0:
+                taken = {**done.metrics, "zero_reward_on_limit": 1.0}
+                done = evolve(done, final_reward=done.final_reward - done.reward, metrics=taken)
+            graded.append(done)
+        return Group(problem=self._builder.problem, episodes=tuple(graded), tags=self._builder.tags)
 
 
-async def _within(plan: RolloutPlan, work: Awaitable[T]) -> T:
-    try:
-        async with asyncio.timeout(plan.limits.turn_timeout):
-            return await work
-    except TimeoutError as error:
-        if isinstance(error, DeadlineError):
-            raise
-        raise DeadlineError(
-            f"a sampling or environment call took longer than {plan.limits.turn_timeout:g} s; if it is slow and not "
-            "stuck, set a larger timeout_s"
-        ) from error
+def _same(one: Observation, other: Observation) -> bool:
+    return (one.tokens.tobytes(), one.stop_ids, one.stop) == (other.tokens.tobytes(), other.stop_ids, other.stop)

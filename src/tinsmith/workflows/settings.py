@@ -9,6 +9,7 @@ from attrs import frozen
 from tinsmith.config.options import option
 from tinsmith.domain.schedules import Schedule, multiplier
 from tinsmith.ports.trainer import AdamW, Lora
+from tinsmith.workflows.rollout_plan import FailurePolicy
 
 
 @frozen(kw_only=True)
@@ -87,3 +88,20 @@ class CheckpointSettings:
         """Seconds that a server is asked to keep such a checkpoint."""
         days = self.final_ttl_days if keep == "final" else self.ttl_days
         return None if days is None else int(days * 86400)
+
+
+@frozen(kw_only=True)
+class FailureSettings:
+    """What becomes of an episode that the world failed (a timeout, a lost connection); it is never a reward."""
+
+    retries: int = option(3, help="further tries that a group has for all its episodes together", min=0)
+    backoff_s: float = option(0.5, help="seconds before the first retry, doubled for each further one", min=0)
+    min_share: float | None = option(
+        None,
+        help="share of its episodes with which a group goes on when retries are used up; none: the run stops",
+        exclusive_min=0,
+        max=1,
+    )
+
+    def value(self) -> FailurePolicy:
+        return FailurePolicy(retries=self.retries, backoff_s=self.backoff_s, min_share=self.min_share)
