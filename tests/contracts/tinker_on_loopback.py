@@ -70,7 +70,7 @@ class Loopback:
 
     def weights(self, trainer):
         """The weights of a trainer of the adapter, as they lie in the server's engine."""
-        run = self.server._hub.runs[trainer._client.model_id]
+        run = self.server._hub.runs[trainer._state.client.model_id]
         return np.concatenate([v.ravel() for v in run._trainer._native.parameters().values()]).astype(np.float64)
 
     def close(self) -> None:

@@ -48,6 +48,24 @@ ALPHA = 32.0
 """Scale of the adapters of every server: the protocol has no place for another."""
 
 
+class _Model:
+    """A model at the server, of which a trainer has one after the other. Results of an earlier one, which may come
+    late, say nothing of the next."""
+
+    def __init__(self, client: Any = None, steps: int = 0) -> None:
+        self.client = client
+        """The SDK's; None until the server has made the model."""
+        self.steps = steps
+        """Optimizer steps sent."""
+        self.failure: BaseException | None = None
+        """What the first work that failed raised."""
+        self.unusable: TinsmithError | None = None
+        """Why it can no longer be used at all."""
+        self.last: concurrent.futures.Future[None] = concurrent.futures.Future()
+        """Done when the last work that moves gradients or weights is over."""
+        self.last.set_result(None)
+
+
 class TinkerTrainer:
     """Trains adapters of one model at the server. The model is made with the first work, or by loading a state.
 
@@ -85,18 +103,11 @@ class TinkerTrainer:
         self._info = ModelInfo(name=model, vocab_size=vocab_size, context=context, num_parameters=0, num_trained=0)
         self._capabilities = TrainerCapabilities(losses=LOSSES, deterministic=deterministic, soft_targets=True)
         self._lane = Lane(f"tinker {model}", service.driver, service.timeout)
-        self._client: Any = None
+        self._state = _Model()
         self._compared = False
         self._making: concurrent.futures.Future[Any] | None = None
         self._lock = threading.Lock()
         self._accumulated = False  # a gradient waits, of the work submitted so far
-        self._failure: BaseException | None = None
-        self._unusable: TinsmithError | None = None
-        """Why the server's model can no longer be used."""
-        self._steps = 0  # optimizer steps sent; known in the lane
-        self._last: concurrent.futures.Future[None] = concurrent.futures.Future()
-        """Done when the last work that moves gradients or weights is over."""
-        self._last.set_result(None)
         service.acquire()
 
     @property
@@ -162,7 +173,7 @@ class TinkerTrainer:
     def optim_step(self, settings: AdamW) -> Pending[OptimResult]:
         with self._lock:
             accumulated, self._accumulated = self._accumulated, False
-            failed = self._failure is not None
+            failed = self._state.failure is not None
         if not accumulated and not failed:
             return _failed(
                 TrainingError("no gradient since the last optimizer step: call forward_backward or backward first")
@@ -171,6 +182,7 @@ class TinkerTrainer:
         def start() -> Any:
             from tinker import types
 
+            model = self._state
             future = self._usable().optim_step(
                 types.AdamParams(
                     learning_rate=settings.learning_rate,
@@ -181,14 +193,16 @@ class TinkerTrainer:
                     grad_clip_norm=settings.grad_clip_norm,
                 )
             )
-            self._steps += 1
-            return future, self._steps
+            with self._lock:
+                model.steps += 1
+            return future, (model, model.steps)
 
-        def finish(response: Any, step: int) -> OptimResult:
+        def finish(response: Any, sent: tuple[_Model, int]) -> OptimResult:
+            model, step = sent
             metrics = _optim_metrics(response.metrics or {})
             metrics.pop("optim/step", None)
             if not all(np.isfinite(value) for value in metrics.values()):
-                self._unusable = TrainingError("the server took a step with a gradient that is not finite")
+                model.unusable = TrainingError("the server took a step with a gradient that is not finite")
                 raise NonFiniteError(f"optimizer step {step}: {metrics}")
             return OptimResult(step, metrics)
 
@@ -208,46 +222,43 @@ class TinkerTrainer:
         self, start: Callable[[], tuple[Any, Any]], finish: Callable[[Any, Any], T], *, steps: bool = False
     ) -> Work[T]:
         """Work that moves gradients or weights: refused after a failure, until a state is loaded."""
-        before, over = self._last, concurrent.futures.Future[None]()
-        self._last = over
+        model, before, over = self._state, self._state.last, concurrent.futures.Future[None]()
+        model.last = over
         try:
-            if self._failure is not None:
-                raise self._not_carried_out()
+            if model.failure is not None:
+                raise _not_carried_out(model.failure)
             future, extra = start()
             try:
                 value = yield from self._sent(future)
             except Exception as error:
-                self._steps -= steps
+                with self._lock:
+                    model.steps -= steps
                 yield before  # the first failure is the one to tell of
-                if self._failure is not None:
-                    raise self._not_carried_out() from error
+                if model.failure is not None:
+                    raise _not_carried_out(model.failure) from error
                 raise
             yield before
-            if self._failure is not None:
+            if model.failure is not None:
                 if steps:
-                    self._unusable = TrainingError("the server took an optimizer step although work before it failed")
-                raise self._not_carried_out()
+                    model.unusable = TrainingError("the server took an optimizer step although work before it failed")
+                raise _not_carried_out(model.failure)
             return finish(value, extra)
         except Exception as error:
-            if self._failure is None:
-                self._failure = translated(error)
+            if model.failure is None:
+                model.failure = translated(error)
             raise
         finally:
             over.set_result(None)
 
-    def _not_carried_out(self) -> TrainingError:
-        error = TrainingError(f"not carried out, since earlier work failed: {self._failure}")
-        error.__cause__ = self._failure
-        return error
-
     def _sent(self, request: Any) -> Work[Any]:
         """The result of a numbered request. After one that the server may not have seen, it waits for that number: the
         model is of no use then, and all that is under way ends."""
+        model = self._state
         try:
             return (yield request.future())
         except Exception as error:
-            if was_lost(error):
-                self._unusable = self._unusable or TrainingError(f"a request to the server was lost: {error}")
+            if was_lost(error) and model is self._state:
+                model.unusable = model.unusable or TrainingError(f"a request to the server was lost: {error}")
                 lost = TrainingError(f"not carried out, since a request before it was lost: {error}")
                 self._lane.fail_open(lost, but=self._service.driver.current)
             raise
@@ -258,7 +269,7 @@ class TinkerTrainer:
         checkpoints.name_of(self._run_name, name, 0)
 
         def work() -> Work[str]:
-            wire_name = checkpoints.name_of(self._run_name, name, self._steps)
+            wire_name = checkpoints.name_of(self._run_name, name, self._state.steps)
             saved = yield from self._sent(self._usable().save_state(wire_name, ttl_seconds=ttl_s))
             return (yield from checkpoints.verify(self._service, saved.path))
 
@@ -280,10 +291,7 @@ class TinkerTrainer:
                 client = self._made(load(handle))
             except Exception as error:
                 raise checkpoints.lost(handle, error) from error
-            self._client, self._steps = client, checkpoints.steps_of(handle) if optimizer else 0
-            self._failure = self._unusable = None
-            self._last = concurrent.futures.Future()
-            self._last.set_result(None)
+            self._state = _Model(client, checkpoints.steps_of(handle) if optimizer else 0)
             return None
             yield
 
@@ -296,7 +304,7 @@ class TinkerTrainer:
         """Keep the weights at the server to sample from; gives their tinker:// path."""
 
         def work() -> Work[str]:
-            wire_name = checkpoints.name_of(self._run_name, name, self._steps)
+            wire_name = checkpoints.name_of(self._run_name, name, self._state.steps)
             saved = yield from self._sent(self._usable().save_weights_for_sampler(wire_name, ttl_seconds=ttl_s))
             return (yield from checkpoints.verify(self._service, saved.path))
 
@@ -304,7 +312,7 @@ class TinkerTrainer:
 
     def sampler(self) -> Pending[Sampler]:
         def work() -> Work[Sampler]:
-            client, version = self._usable(), self._steps
+            client, version = self._usable(), self._state.steps
             sampling = yield from self._sent(client.save_weights_and_get_sampling_client())
             return TinkerSampler(
                 self._service,
@@ -326,7 +334,7 @@ class TinkerTrainer:
             raise ConfigError(f"kind={kind!r}: one of ['adapter', 'merged']")
 
         def work() -> Work[Sequence[Path]]:
-            name = checkpoints.name_of(self._run_name, "export", self._steps)
+            name = checkpoints.name_of(self._run_name, "export", self._state.steps)
             state = yield from self._sent(self._usable().save_state(name, ttl_seconds=checkpoints.DOWNLOAD_TTL_S))
             try:
                 files = yield in_thread(lambda: checkpoints.download_archive(self._service, state.path, target))
@@ -360,10 +368,11 @@ class TinkerTrainer:
 
     def _usable(self) -> Any:
         """The SDK's client of the model, which is made when there is none. Blocks the lane meanwhile."""
-        if self._unusable is not None:
-            raise TrainingError(f"not carried out: {self._unusable}") from self._unusable
-        if self._client is None:
-            self._client = self._made(
+        model = self._state
+        if model.unusable is not None:
+            raise TrainingError(f"not carried out: {model.unusable}") from model.unusable
+        if model.client is None:
+            model.client = self._made(
                 self._service.session().create_lora_training_client(
                     self._model,
                     rank=self._lora.rank,
@@ -374,7 +383,7 @@ class TinkerTrainer:
                     user_metadata={"run": self._run_name} if self._run_name else None,
                 )
             )
-        return self._client
+        return model.client
 
     def _made(self, client: Any) -> Any:
         self._making = client.future()
@@ -387,6 +396,12 @@ class TinkerTrainer:
             raise DeadlineError(f"the server made no model within {self._service.timeout:g} s") from error
         finally:
             self._making = None
+
+
+def _not_carried_out(failure: BaseException) -> TrainingError:
+    error = TrainingError(f"not carried out, since earlier work failed: {failure}")
+    error.__cause__ = failure
+    return error
 
 
 def _failed(error: TinsmithError) -> Pending[Any]:
