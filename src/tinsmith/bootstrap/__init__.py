@@ -1,0 +1,187 @@
+"""The composition root: the one place where adapters meet ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tinsmith.bootstrap.models import (
+    NAMED_MODELS,
+    SMOLLM2,
+    TINY,
+    Backend,
+    LoadedModel,
+    Model,
+    ServedModel,
+    cores,
+    load_model,
+    load_tokenizer,
+    model_path,
+    open_model,
+)
+from tinsmith.domain.answers import Policy
+from tinsmith.domain.errors import ConfigError, MissingExtraError
+from tinsmith.ports.clock import Clock
+from tinsmith.ports.data import DatasetSource
+from tinsmith.ports.files import FileSystem
+from tinsmith.ports.grader import Grader
+from tinsmith.ports.runlog import RunLog
+
+if TYPE_CHECKING:
+    from tinsmith.adapters.serve.listen import Server
+
+__all__ = [
+    "NAMED_MODELS",
+    "SMOLLM2",
+    "TINY",
+    "Backend",
+    "GraderName",
+    "LoadedModel",
+    "Model",
+    "ServedModel",
+    "check_trackers",
+    "cores",
+    "load_model",
+    "load_tokenizer",
+    "local_files",
+    "matmul_rate",
+    "model_path",
+    "open_grader",
+    "open_model",
+    "open_server",
+    "open_source",
+    "run_logs",
+    "system_clock",
+]
+
+GRADER_PACKAGES = {"sympy": "sympy", "math_verify": "math-verify"}
+
+SAVED_SET = ("state.json", "dataset_dict.json")
+"""What tells a folder that `datasets` saved from another."""
+
+
+def open_source(where: str) -> DatasetSource:
+    """Rows of a local file (JSONL, JSON, gzipped too; with the extra `data` parquet, arrow, CSV and saved sets), of an
+    object store URL (`s3://...`, `gs://...`, `az://...`), or of a set of the hub, `hf://ORG/NAME[/CONFIG][:SPLIT]`."""
+    if where.startswith("hf://"):
+        from tinsmith.adapters.huggingface.datasets import HubSource
+
+        return HubSource.of(where)
+    if "://" in where:
+        from tinsmith.adapters.objectstore.rows import object_rows
+
+        return object_rows(where)
+    path = Path(where).expanduser()
+    if path.suffix in (".parquet", ".arrow", ".csv") or any((path / n).exists() for n in SAVED_SET):
+        from tinsmith.adapters.huggingface.datasets import HubSource
+
+        return HubSource.local(path)
+    from tinsmith.adapters.local.jsonl import JsonlSource
+
+    return JsonlSource(path)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise MissingExtraError for a tracker whose package is not installed."""
+    from tinsmith.adapters.tracking import make_tracker
+
+    for name in names:
+        make_tracker(name, "tinsmith")
+
+
+GraderName = Literal["native", "sympy", "math_verify"]
+
+
+def open_grader(
+    name: GraderName = "native",
+    *,
+    policy: Policy = "relaxed",
+    alone: bool = False,
+    workers: int | None = None,
+    timeout: float = 2.0,
+    memory: int = 1 << 30,
+) -> Grader:
+    """A grader of answers: `native`, or native with `sympy` or `math_verify` (extra `math`) for what it cannot decide.
+
+    alone: ask the other grader alone. workers, timeout (seconds a pair), memory (bytes): of its processes; workers=None
+    takes one for each processor. Waits some seconds for the first process. Close it when done.
+    Raises ConfigError, MissingExtraError, WorldError when the processes cannot start.
+    """
+    from tinsmith.adapters.graders.native import NativeGrader
+
+    if name == "native":
+        return NativeGrader(policy=policy)
+    if name not in GRADER_PACKAGES:
+        raise ConfigError(f"grader={name!r}: one of native, {', '.join(GRADER_PACKAGES)}")
+    if find_spec(name) is None:
+        raise MissingExtraError(GRADER_PACKAGES[name], "math")
+    from tinsmith.adapters.graders.pool import PoolGrader
+
+    module = f"tinsmith.adapters.graders.{name}"
+    pool = PoolGrader(module, name=name, workers=workers or max(2, cores()), timeout=timeout, memory=memory)
+    return pool if alone else NativeGrader(policy=policy, fallback=pool)
+
+
+def open_server(
+    models: Mapping[str, str],
+    directory: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    key: str | None = None,
+    log: Callable[[str], object] | None = None,
+    note: Callable[[str], object] = print,
+    threads: int | None = None,
+) -> Server:
+    """A server of the Tinker protocol over these models (by the name that clients use), its state below `directory`.
+
+    It listens already; `run()` serves until SIGINT or SIGTERM, `with running() as url` on a thread of its own.
+    key: what clients must give as API key; needed where `host` is not loopback. log: a line for each request; note:
+    what a person should know. Raises ConfigError, ModelNotFoundError, ModelError, MissingExtraError, RunLockedError.
+    """
+    for module, package in (("starlette", "starlette"), ("uvicorn", "uvicorn"), ("google.protobuf", "protobuf")):
+        try:
+            import_module(module)
+        except ImportError:
+            raise MissingExtraError(package, "serve") from None
+    from tinsmith.adapters.serve.listen import Server
+
+    engines = {name: load_model(model, threads=threads) for name, model in models.items()}
+    return Server(engines, directory.absolute(), host=host, port=port, key=key, log=log, note=note)
+
+
+def run_logs(names: Sequence[str], project: str, run_name: str, config: Mapping[str, Any]) -> list[RunLog]:
+    """Trackers by name, started."""
+    from tinsmith.adapters.tracking import make_tracker
+
+    logs = [make_tracker(name, project) for name in names]
+    try:
+        for log in logs:
+            log.start(run_name, config)
+    except BaseException:
+        for log in logs:
+            log.close()
+        raise
+    return logs
+
+
+def local_files() -> FileSystem:
+    from tinsmith.adapters.local.files import LocalFiles
+
+    return LocalFiles()
+
+
+def system_clock() -> Clock:
+    from tinsmith.adapters.local.clock import SystemClock
+
+    return SystemClock()
+
+
+def matmul_rate(threads: int) -> float:
+    """Floating-point operations a second that this machine does in matrix products, measured for a moment."""
+    from tinsmith import _native
+
+    return float(_native.matmul_rate(threads))
