@@ -86,16 +86,14 @@ class TestDeepSeekV3(Format):
 
 
 class TestDeepSeekV3Thinking(Format):
-    """Without calls: after a result, an answer cannot be told from thinking that never closes."""
-
-    name, tokens, avoid, calls = "deepseekv3_thinking", DEEPSEEK, ("</think>",), False
+    name, tokens, avoid = "deepseekv3_thinking", DEEPSEEK, ("</think>",)
 
 
 class TestDeepSeekR1(Format):
-    name, tokens, avoid, calls = "deepseek_r1", DEEPSEEK, ("</think>",), False
+    name, tokens, avoid = "deepseek_r1", DEEPSEEK, ("</think>",)
 
     def as_written(self, message: Message) -> Message:
-        return said(message.text.lstrip("\n"), (message.thinking or "").strip("\n"))
+        return said(message.text.lstrip("\n"), (message.thinking or "").strip("\n"), message.tool_calls)
 
 
 class TestDeepSeekV30324(Format):

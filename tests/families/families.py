@@ -34,7 +34,6 @@ _CUTS = (
     "the template leaves out what an answer says before a `</think>` in its words; where thinking is given apart,"
     " tinsmith takes that for words"
 )
-_AFTER_RESULTS = ("report", "calls, report", "after calls", "steps")
 _SECOND_CALL = (
     "the template never forgets that it has opened a row of calls, and leaves the next one without its header; tinsmith"
     " opens each"
@@ -192,7 +191,6 @@ FAMILIES: tuple[Family, ...] = (
         variables={"thinking": True},
         repairs=_CLOSED,
         chats={_CUTS: _closes_twice},
-        unread=_AFTER_RESULTS,
     ),
     *(
         Family(
@@ -200,7 +198,6 @@ FAMILIES: tuple[Family, ...] = (
             "llama_cpp/deepseek-ai-DeepSeek-V3.1.jinja",
             "deepseek_v3_1",
             variables={"thinking": thinking},
-            unread=_AFTER_RESULTS,
             differs={"*": _THINK_PAIR},
             chats={_THINK_PAIR: lambda c: any(m.role == "assistant" for m in c.messages)},
         )
@@ -211,7 +208,6 @@ FAMILIES: tuple[Family, ...] = (
         "deepseekv3.jinja",
         "deepseek_v3_1",
         arguments_as_text=True,
-        unread=_AFTER_RESULTS,
         differs={"steps": _SECOND_CALL},
         chats={_SECOND_CALL: lambda c: len(_with_calls(c)) > 1, _CUTS: _closes_twice},
     ),
@@ -220,7 +216,6 @@ FAMILIES: tuple[Family, ...] = (
         "deepseek_r1_distill.jinja",
         "deepseek_v3_1",
         arguments_as_text=True,
-        unread=_AFTER_RESULTS,
         no_content=True,
         differs={"*": _DISTILL},
         chats={_DISTILL: lambda c: len(_with_calls(c)) > 0, _CUTS: _closes_twice},

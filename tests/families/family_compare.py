@@ -71,8 +71,6 @@ class Family:
     """The twin of the template that marks what a model writes."""
     oracle: str | None = None
     """Name of the recorded tokens (see oracles.py)."""
-    unread: tuple[str, ...] = ()
-    """Cases with an answer that reads back as thinking that never closes: nothing in it says that it is none."""
     stops: bool = False
     """The twin ends the last answer with the stop that a model samples, which a finished conversation lacks."""
     marks_more: tuple[str, ...] = ()

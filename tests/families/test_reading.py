@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,14 @@ from family_compare import Family
 from family_tokenizers import Unavailable, family_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from table import real_conversations
 
 from families import FAMILIES
 from tinsmith import rendering
 from tinsmith.domain.errors import RenderError
-from tinsmith.domain.messages import Message, TextPart, ThinkingPart, ToolCall
+from tinsmith.domain.messages import Message, TextPart, ThinkingPart, Tool, ToolCall
 from tinsmith.rendering import Rendered, Renderer, Termination
+from tinsmith.rendering.answers import declared_types, read_value
 
 FORMATS = list({f.format: f for f in FAMILIES}.values())
 each = pytest.mark.parametrize("family", FORMATS, ids=lambda f: f.format)
@@ -59,14 +63,49 @@ def test_an_answer_begins_where_the_prompt_ends_and_reads_back(family: Family) -
             trained = np.flatnonzero(whole.is_output & (whole.message == i))
             assert trained[0] == len(prompt), f"{name}: the first trained token is not the first that is sampled"
             completion = whole.ids[len(prompt) : int(trained[-1]) + 1]
-            parsed = renderer.parse(completion)
+            parsed = renderer.parse(completion, prompt=prompt.ids, tools=case.tools)
             assert parsed.termination is Termination.STOP, name
-            if name in family.unread:
-                continue
             assert not parsed.failures, (name, parsed.failures)
             assert said(parsed.message) == said(message), name
             assert called(parsed.message) == called(message), name
     assert counted >= 5
+
+
+@each
+def test_every_trained_answer_of_real_conversations_reads_back(family: Family, shared: Path) -> None:
+    renderer = renderer_of(family)
+    conversations = real_conversations(shared / "data" / "chat")
+    answers = 0
+    for conversation, examples in zip(conversations, renderer.supervised_batch(conversations), strict=True):
+        if isinstance(examples, RenderError):
+            continue
+        for datum in examples:
+            trained = datum.weights != 0
+            for i in np.unique(datum.message[trained]).tolist():
+                message = conversation.messages[i]
+                if family.format.startswith("gpt_oss") and len(message.tool_calls) > 1:
+                    continue  # each call is an answer of its own
+                where = np.flatnonzero(trained & (datum.message == i))
+                prompt = datum.tokens[: where[0] + 1]
+                parsed = renderer.parse(datum.targets[where], prompt=prompt, tools=conversation.tools)
+                answers += 1
+                assert parsed.termination is Termination.STOP
+                assert not parsed.failures, parsed.failures
+                assert said(parsed.message) == said(message)
+                assert called(parsed.message) in (called(message), bare(message, conversation.tools))
+    assert answers > 500
+
+
+def bare(message: Message, tools: Sequence[Tool]) -> list[tuple[str, Any]]:
+    """Its calls as they read where values stand without quotes: JSON in a text shows unless the tool declares it."""
+    types = declared_types(tools)
+    return [
+        (
+            name,
+            {k: v if not isinstance(v, str) or k in types.get(name, {}) else read_value(v) for k, v in given.items()},
+        )
+        for name, given in called(message)
+    ]
 
 
 def controls(rendered: Rendered) -> list[int]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinsmith.domain.errors import RenderError
-from tinsmith.domain.messages import MediaPart, Message, Part, TextPart, ThinkingPart, ToolCall, UnparsedToolCall
+from tinsmith.domain.messages import MediaPart, Message, Part, TextPart, ThinkingPart, Tool, ToolCall, UnparsedToolCall
 from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.records import Failure, FailureKind
@@ -119,14 +119,61 @@ def read_section(
     return calls, unparsed
 
 
-def read_value(text: str) -> Any:
-    """An argument that is written bare: what is JSON, but no JSON text, is taken as such; the rest is text."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    same = not isinstance(value, str) and json.dumps(value, ensure_ascii=False) == text
-    return value if same and text not in ("NaN", "Infinity", "-Infinity") else text
+_NAMES = {bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, list: {"array"}, dict: {"object"}}
+
+
+def read_value(text: str, types: frozenset[str] = frozenset(), others: Mapping[str, Any] | None = None) -> Any:
+    """An argument that is written bare: what is JSON, but no JSON text, is taken as such; the rest is text. `types`
+    are those declared, none where that is not said: what is of none of them is text, if text is one. `others`: further
+    spellings of values."""
+    value = (others or {}).get(text, text)
+    if value is text:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+        # What would be written otherwise (1.0e3, spaces in a list) is text that someone wrote.
+        same = not isinstance(value, str) and json.dumps(value, ensure_ascii=False) == text
+        if not same or text in ("NaN", "Infinity", "-Infinity"):
+            return text
+    return text if "string" in types and not types & _NAMES.get(type(value), {"null"}) else value
+
+
+def declared_types(tools: Sequence[Tool]) -> dict[str, dict[str, frozenset[str]]]:
+    """By tool and parameter: the names of the JSON types that it may have; none where that is not said."""
+    out: dict[str, dict[str, frozenset[str]]] = {}
+    for tool in tools:
+        schema = tool.definition.get("function", tool.definition).get("parameters")
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        if isinstance(properties, Mapping):
+            out[tool.name] = {str(name): frozenset(_types(one)) for name, one in properties.items()}
+    return out
+
+
+_PYTHON_NAMES = {
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "dict": "object",
+    "list": "array",
+    "none": "null",
+}
+"""Types as data sets of tools often have them, `List[str]` and `str, optional` too."""
+
+
+def _types(schema: Any) -> set[str]:
+    if not isinstance(schema, Mapping):
+        return set()
+    kinds = schema.get("type")
+    kinds = [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list) else []
+    found = {_PYTHON_NAMES.get(kind, kind) for kind in (re.split(r"[\[,]", str(k))[0].strip().lower() for k in kinds)}
+    for key in ("anyOf", "oneOf"):
+        for one in schema.get(key) or () if isinstance(schema.get(key), list) else ():
+            found |= _types(one)
+    if not found and isinstance(schema.get("enum"), list) and all(isinstance(v, str) for v in schema["enum"]):
+        found = {"string"}
+    return found
 
 
 def write_marked(out: Script, text: str, names: Sequence[str]) -> None:

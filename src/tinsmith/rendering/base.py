@@ -2,7 +2,7 @@
 
 A format is a class with a few things of its own: what it holds (`needs`, `roles`, `thinks`, `calls_tools`,
 `placeholders`), `stop`, `is_prefix_stable`, how it writes messages (`_write`, `_write_header`), and how it reads a
-completion (`parse`). Everything else follows here, the same for all.
+completion (`_read`). Everything else follows here, the same for all.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Conversation, MediaPart, Message, TextPart, Tool
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.tokenizer import Tokenizer
+from tinsmith.rendering.answers import declared_types
 from tinsmith.rendering.batch import render_batch, supervised_batch
 from tinsmith.rendering.given import conversation_of, messages_of, tools_of
-from tinsmith.rendering.records import Examples, Origin, Overlong, Parsed, Rendered, Stop, Termination, TrainOn
+from tinsmith.rendering.records import Examples, Hints, Origin, Overlong, Parsed, Rendered, Stop, Termination, TrainOn
 from tinsmith.rendering.script import LooseScript, RenderedBatch, Script
 from tinsmith.rendering.streaming import Stream
 from tinsmith.rendering.supervised import examples_of
@@ -45,6 +46,8 @@ class Renderer(ABC):
     """It has a form for tools, calls and results."""
     placeholders: Mapping[type[MediaPart], str] = {}
     """The kinds of media that the format takes, each with the control token that stands for one."""
+    thinking_marks: tuple[str, str] | None = None
+    """The control tokens around thinking, if these are what a prompt may leave open."""
     is_prefix_stable: bool = True
     """A prompt and its sampled answer are a prefix of every later rendering of that conversation. Where it is False,
     later turns rewrite earlier ones, and a conversation becomes several datums."""
@@ -66,9 +69,8 @@ class Renderer(ABC):
     def stop(self) -> Stop: ...
 
     @abstractmethod
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
-        """Read a completion: what was sampled after a generation prompt, its stop included. Never raises for what a
-        model wrote."""
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
+        """Read a completion, whatever it holds."""
 
     @abstractmethod
     def _write(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], start: int) -> None:
@@ -198,7 +200,7 @@ class Renderer(ABC):
         prompt, completion, new = ints(prompt), ints(completion), messages_of(new_messages)
         if not new or any(m.role == "assistant" for m in new):
             return None
-        answer = self.parse(completion)
+        answer = self.parse(completion, prompt=prompt)
         if answer.termination is not Termination.STOP or not self._bridges(prompt, completion, new):
             return None
         self.check((Message("assistant"), *new), answered=True)
@@ -208,9 +210,35 @@ class Renderer(ABC):
         self._write_header(out)
         return np.concatenate([prompt, completion, out.render().ids])
 
-    def stream(self) -> Stream:
-        """A parser that is fed a completion as it is sampled; see `Stream`."""
-        return Stream(self)
+    def parse(
+        self,
+        ids: Sequence[int] | Ints,
+        *,
+        prompt: Sequence[int] | Ints | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] = (),
+    ) -> Parsed:
+        """Read a completion: what was sampled after a generation prompt, its stop included. Never raises for what a
+        model wrote.
+
+        `prompt`, where it is given, says whether it left a thinking block open: not every prompt of a format does the
+        same (after a tool's result some leave none). `tools` say which arguments are text, in the formats that write
+        them without quotes; what is not declared, and all of it without tools, is read as JSON where it is JSON.
+        """
+        opened = None
+        if prompt is not None and self.thinking_marks is not None:
+            opens, closes = (self.tokenizer.special_tokens.get(mark, -1) for mark in self.thinking_marks)
+            marks = [id for id in ints(prompt).tolist() if id in (opens, closes)]
+            opened = bool(marks) and marks[-1] == opens
+        return self._read(ints(ids), Hints(opened, declared_types(tools_of(tools))))
+
+    def stream(
+        self,
+        *,
+        prompt: Sequence[int] | Ints | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] = (),
+    ) -> Stream:
+        """A parser that is fed a completion as it is sampled; see `parse` and `Stream`."""
+        return Stream(self, lambda ids: self.parse(ids, prompt=prompt, tools=tools))
 
     def check(self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, answered: bool = False) -> None:
         """Raise RenderError, naming the message, for messages that cannot be rendered. `answered`: they follow a turn

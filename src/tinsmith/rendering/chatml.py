@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tinsmith.domain.messages import Message, Tool
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 
 _START, _END = "<|im_start|>", "<|im_end|>"
@@ -58,8 +58,8 @@ class ChatML(Renderer):
     def _write_after_stop(self, out: Script) -> None:
         out.text("\n")
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
-        framed = frame(ints(ids), self.tokenizer, stop_ids=(self._end,))
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
+        framed = frame(ids, self.tokenizer, stop_ids=(self._end,))
         return Parsed(Message("assistant", self.tokenizer.decode(framed.body)), framed.termination, framed.failures)
 
 

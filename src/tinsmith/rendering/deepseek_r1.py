@@ -15,7 +15,7 @@ import numpy as np
 
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Message, Tool, ToolCall, UnparsedToolCall
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import (
     answer,
@@ -27,7 +27,7 @@ from tinsmith.rendering.answers import (
 )
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 
 _BOS, _EOS, _USER, _ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
@@ -41,6 +41,7 @@ _RESULTS, _RESULTS_END, _RESULT, _RESULT_END = (
 
 
 class DeepSeekR1(Renderer):
+    thinking_marks = (_THINK, _THOUGHT)
     needs: tuple[str, ...] = (
         *(_BOS, _EOS, _USER, _ASSISTANT, _CALLS, _CALLED, _CALL, _CALL_END, _SEP),
         *(_RESULTS, _RESULTS_END, _RESULT, _RESULT_END),
@@ -147,17 +148,20 @@ class DeepSeekR1(Renderer):
 
     # Reading.
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
         known = (_THINK, _THOUGHT, _CALLS, _CALLED, _CALL, _CALL_END, _SEP)
         allowed = tuple(self._id[t] for t in known if t in self._id)
-        framed = frame(ints(ids), self.tokenizer, stop_ids=(self._id[_EOS],), allowed=allowed)
+        framed = frame(ids, self.tokenizer, stop_ids=(self._id[_EOS],), allowed=allowed)
         failures = list(framed.failures)
         at = np.flatnonzero(framed.body == self._id[_CALLS])
         thinking, rest = "", framed.body[: int(at[0])] if len(at) else framed.body
         if self._thinking:
             tags = (self._id[_THINK], self._id[_THOUGHT])
             before = len(rest)
-            thinking, rest = read_thinking(rest, tags, self.tokenizer, failures, opened=not len(at))
+            opened = hints.opened
+            if opened is None:  # an answer that calls tools may follow results, after which nothing opens the thinking
+                opened = not len(at)
+            thinking, rest = read_thinking(rest, tags, self.tokenizer, failures, opened=opened)
             thinking = thinking.strip("\n")
             text = self.tokenizer.decode(rest)
             text = text.lstrip("\n") if len(rest) < before else text

@@ -16,7 +16,7 @@ import numpy as np
 
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Message, Tool, ToolCall, UnparsedToolCall
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import (
     answer,
@@ -28,7 +28,7 @@ from tinsmith.rendering.answers import (
 )
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 
 _BOS, _EOS, _USER, _ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
@@ -48,6 +48,7 @@ _TOOLS_AFTER = (
 
 
 class DeepSeekV3(Renderer):
+    thinking_marks = (_THINK, _THOUGHT)
     needs = (
         *(_BOS, _EOS, _USER, _ASSISTANT, _THINK, _THOUGHT),
         *(_CALLS, _CALLED, _CALL, _CALL_END, _SEP, _RESULT, _RESULT_END),
@@ -140,14 +141,16 @@ class DeepSeekV3(Renderer):
 
     # Reading.
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
         known = (_THINK, _THOUGHT, _CALLS, _CALLED, _CALL, _CALL_END, _SEP)
         allowed = tuple(self._id[t] for t in known)
-        framed = frame(ints(ids), self.tokenizer, stop_ids=(self._id[_EOS],), allowed=allowed)
+        framed = frame(ids, self.tokenizer, stop_ids=(self._id[_EOS],), allowed=allowed)
         failures = list(framed.failures)
         at = np.flatnonzero(framed.body == self._id[_CALLS])
         body = framed.body[: int(at[0])] if len(at) else framed.body
-        opened = self._thinking and not len(at)
+        opened = hints.opened
+        if opened is None:  # an answer that calls tools may follow results, after which nothing opens the thinking
+            opened = self._thinking and not len(at)
         thinking, rest = read_thinking(
             body, (self._id[_THINK], self._id[_THOUGHT]), self.tokenizer, failures, opened=opened
         )

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import ImagePart, MediaPart, Message, TextPart, Tool
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 
 _BOS, _START, _END, _IMAGE = "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>"
@@ -91,8 +91,8 @@ class Gemma3(Renderer):
         text = self.parse(completion).message.text
         return text == text.strip() and [m.role for m in new] == ["user"]
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
-        framed = frame(ints(ids), self.tokenizer, stop_ids=(self._end,))
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
+        framed = frame(ids, self.tokenizer, stop_ids=(self._end,))
         return Parsed(Message("assistant", self.tokenizer.decode(framed.body)), framed.termination, framed.failures)
 
 

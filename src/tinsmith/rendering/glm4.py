@@ -18,7 +18,7 @@ import numpy as np
 
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Message, Tool, ToolCall, UnparsedToolCall
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import (
     answer,
@@ -32,7 +32,7 @@ from tinsmith.rendering.answers import (
 )
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Failure, Origin, Parsed, Stop
+from tinsmith.rendering.records import Failure, Hints, Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.xml_calls import arguments_of
 
@@ -55,6 +55,7 @@ _TOOLS_AFTER = (
 
 
 class Glm4(Renderer):
+    thinking_marks = (_THINK, _THOUGHT)
     needs = (
         *("[gMASK]", "<sop>", *_OPENERS.values(), _THINK, _THOUGHT, _CALL, _CALLED),
         *(_KEY, _KEY_END, _VALUE, _VALUE_END, _RESULT, _RESULTED),
@@ -192,13 +193,13 @@ class Glm4(Renderer):
 
     # Reading.
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
         known = (_THINK, _THOUGHT, _CALL, _CALLED, _KEY, _KEY_END, _VALUE, _VALUE_END)
         allowed = tuple(self._id[t] for t in known)
-        framed = frame(ints(ids), self.tokenizer, stop_ids=self._stops, allowed=allowed)
+        framed = frame(ids, self.tokenizer, stop_ids=self._stops, allowed=allowed)
         failures = list(framed.failures)
         tags = (self._id[_THINK], self._id[_THOUGHT])
-        thinking, body = read_thinking(framed.body, tags, self.tokenizer, failures, opened=False)
+        thinking, body = read_thinking(framed.body, tags, self.tokenizer, failures, opened=bool(hints.opened))
         calls: list[ToolCall] = []
         unparsed: list[UnparsedToolCall] = []
         pieces = split_at(body, self._id[_CALL])
@@ -206,7 +207,7 @@ class Glm4(Renderer):
         if np.any(np.isin(text, allowed)):
             failures.append(structural("a stray thinking or tool call tag"))
         for _, piece in pieces[1:]:
-            call = self._read_call(piece, failures)
+            call = self._read_call(piece, hints, failures)
             if isinstance(call, ToolCall):
                 calls.append(call)
             else:
@@ -214,7 +215,7 @@ class Glm4(Renderer):
         message = answer(self.tokenizer.decode(text).strip(), thinking.strip(), calls, unparsed)
         return Parsed(message, framed.termination, tuple(failures))
 
-    def _read_call(self, piece: Ints, failures: list[Failure]) -> ToolCall | UnparsedToolCall:
+    def _read_call(self, piece: Ints, hints: Hints, failures: list[Failure]) -> ToolCall | UnparsedToolCall:
         ends = np.flatnonzero(piece == self._id[_CALLED])
         inside = piece[: int(ends[0])] if len(ends) else piece
         raw = self.tokenizer.decode(inside)
@@ -224,14 +225,16 @@ class Glm4(Renderer):
         if self.tokenizer.decode(piece[int(ends[0]) + 1 :]).strip():
             failures.append(structural("text after a tool call"))
         marks = {self._id[t]: t for t in (_KEY, _KEY_END, _VALUE, _VALUE_END)}
-        parts = [(marks.get(int(m or -1), ""), self.tokenizer.decode(p)) for m, p in split_at(inside, *marks)]
+        parts = [(marks.get(-1 if m is None else m, ""), self.tokenizer.decode(p)) for m, p in split_at(inside, *marks)]
         name, rest = parts[0][1].strip(), parts[1:]
         broken = not name or [m for m, _ in rest] != [_KEY, _KEY_END, _VALUE, _VALUE_END] * (len(rest) // 4)
         if broken or any(p.strip() for m, p in rest if m in (_KEY_END, _VALUE_END)):
             call = UnparsedToolCall(raw, "a tool call that is not a name with keys and values")
             failures.append(failure_of(call))
             return call
-        arguments = {rest[i][1]: read_value(rest[i + 2][1]) for i in range(0, len(rest), 4)}
+        types = hints.types.get(name, {})
+        pairs = [(rest[i][1], rest[i + 2][1]) for i in range(0, len(rest), 4)]
+        arguments = {key: read_value(value, types.get(key, frozenset())) for key, value in pairs}
         return ToolCall(name, json.dumps(arguments, ensure_ascii=False))
 
 

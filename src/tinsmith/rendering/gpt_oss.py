@@ -24,12 +24,12 @@ import numpy as np
 
 from tinsmith.domain.errors import ConfigError, RenderError
 from tinsmith.domain.messages import Message, Tool, ToolCall, UnparsedToolCall
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import answer, check_thinking_first, failure_of, read_arguments, structural
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Failure, Origin, Parsed, Stop, Termination
+from tinsmith.rendering.records import Failure, Hints, Origin, Parsed, Stop, Termination
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.typescript import namespace
 
@@ -176,8 +176,8 @@ class GptOss(Renderer):
 
     # Reading.
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
-        tokens = ints(ids)
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
+        tokens = ids
         # A call that another message follows, as in a row of calls, ends no completion.
         goes_on = np.append(tokens[1:] == self._id[_START], False) & (tokens == self._id[_CALL])
         tokens = np.where(goes_on, self._id[_END], tokens).astype(np.int32)

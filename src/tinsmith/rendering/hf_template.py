@@ -31,7 +31,7 @@ from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
 from tinsmith.rendering.given import messages_of, tools_of
-from tinsmith.rendering.records import Origin, Parsed, Rendered, Stop, Termination
+from tinsmith.rendering.records import Hints, Origin, Parsed, Rendered, Stop, Termination
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.tagged import Tags, read_answer, read_json_call
 from tinsmith.rendering.templates import BEGIN, END, GUARD, ChatTemplate, escaped, plain
@@ -55,6 +55,7 @@ class _Text:
 
 
 class HFTemplate(Renderer):
+    thinking_marks = (_THINK, _THOUGHT)
     is_prefix_stable = False
     roles = ("system", "developer", "user", "assistant", "tool")
 
@@ -169,10 +170,10 @@ class HFTemplate(Renderer):
         self._pieces(out, whole.text, owners, _index_after(whole.text, len(before)))
         return np.concatenate([prompt, completion, out.render().ids])
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
         if self._tags is not None and self._tags.stop:
-            return read_answer(ids, self.tokenizer, self._tags)
-        framed = frame(ints(ids), self.tokenizer, stop_ids=self._stop_ids or self.tokenizer.eos_ids)
+            return read_answer(ids, self.tokenizer, self._tags, hints)
+        framed = frame(ids, self.tokenizer, stop_ids=self._stop_ids or self.tokenizer.eos_ids)
         return Parsed(Message("assistant", self.tokenizer.decode(framed.body)), framed.termination, framed.failures)
 
     # The template's text.
@@ -474,10 +475,10 @@ def _token_names(tokenizer: Tokenizer) -> dict[str, str]:
     return names
 
 
-def _read_call(text: str) -> ToolCall | UnparsedToolCall:
+def _read_call(text: str, hints: Hints) -> ToolCall | UnparsedToolCall:
     if "<function=" not in text:
         return read_json_call(text)
-    return read_xml_call(text)
+    return read_xml_call(text, hints)
 
 
 FORMATS = {"hf_template": HFTemplate}

@@ -22,7 +22,7 @@ from attrs import evolve
 
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import ImagePart, MediaPart, Message, Tool, ToolCall, UnparsedToolCall
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import (
     answer,
@@ -35,7 +35,7 @@ from tinsmith.rendering.answers import (
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
 from tinsmith.rendering.kimi_tools import declaration
-from tinsmith.rendering.records import Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 
 _SYSTEM, _USER, _ASSISTANT = "<|im_system|>", "<|im_user|>", "<|im_assistant|>"
@@ -56,6 +56,7 @@ class Thinking(Enum):
 
 
 class Kimi(Renderer):
+    thinking_marks = (_THINK, _THOUGHT)
     needs: tuple[str, ...] = (
         *(_SYSTEM, _USER, _ASSISTANT, _MIDDLE, _END),
         *(_CALLS, _CALLED, _CALL, _ARGUMENTS, _CALL_END),
@@ -190,14 +191,16 @@ class Kimi(Renderer):
 
     # Reading.
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
         known = (_THINK, _THOUGHT, _CALLS, _CALLED, _CALL, _ARGUMENTS, _CALL_END)
         allowed = tuple(self._id[t] for t in known if t in self._id)
-        framed = frame(ints(ids), self.tokenizer, stop_ids=(self._id[_END],), allowed=allowed)
+        framed = frame(ids, self.tokenizer, stop_ids=(self._id[_END],), allowed=allowed)
         failures = list(framed.failures)
         thinking, body = "", framed.body
         if self._thinking is not Thinking.NONE:
-            opened = self._thinking in (Thinking.OPENED, Thinking.KEPT)
+            opened = hints.opened
+            if opened is None:
+                opened = self._thinking in (Thinking.OPENED, Thinking.KEPT)
             tags = (self._id[_THINK], self._id[_THOUGHT])
             thinking, body = read_thinking(body, tags, self.tokenizer, failures, opened=opened)
         at = np.flatnonzero(body == self._id[_CALLS])

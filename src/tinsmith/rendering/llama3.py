@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tinsmith.domain.messages import Message, Tool
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 
 _BEGIN, _OPEN, _CLOSE, _END = "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
@@ -54,8 +54,8 @@ class Llama3(Renderer):
         out.control(_CLOSE)
         out.text("\n\n")
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
-        framed = frame(ints(ids), self.tokenizer, stop_ids=(self._end,))
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
+        framed = frame(ids, self.tokenizer, stop_ids=(self._end,))
         return Parsed(Message("assistant", self.tokenizer.decode(framed.body)), framed.termination, framed.failures)
 
 

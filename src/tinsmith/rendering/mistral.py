@@ -23,7 +23,7 @@ from attrs import evolve
 
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Message, Tool, ToolCall, UnparsedToolCall
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import (
     answer,
@@ -36,7 +36,7 @@ from tinsmith.rendering.answers import (
 )
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 
 _BOS, _EOS, _ASK, _ASKED = "<s>", "</s>", "[INST]", "[/INST]"
@@ -48,6 +48,7 @@ _THINK, _THOUGHT = "[THINK]", "[/THINK]"
 
 
 class Mistral(Renderer):
+    thinking_marks = (_THINK, _THOUGHT)
     needs: tuple[str, ...] = (_BOS, _EOS, _ASK, _ASKED, _TOOLS, _TOOLS_END, _CALL, _RESULT, _RESULT_END)
 
     def __init__(self, name: str, tokenizer: Tokenizer, version: int) -> None:
@@ -171,15 +172,15 @@ class Mistral(Renderer):
 
     # Reading.
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
         known = (_CALL, _ID, _ARGS, _THINK, _THOUGHT)
         allowed = tuple(self._id[t] for t in known if t in self._id)
-        framed = frame(ints(ids), self.tokenizer, stop_ids=(self._id[_EOS],), allowed=allowed)
+        framed = frame(ids, self.tokenizer, stop_ids=(self._id[_EOS],), allowed=allowed)
         failures = list(framed.failures)
         thinking, body = "", framed.body
         if self.thinks:
             tags = (self._id[_THINK], self._id[_THOUGHT])
-            thinking, body = read_thinking(body, tags, self.tokenizer, failures, opened=False)
+            thinking, body = read_thinking(body, tags, self.tokenizer, failures, opened=bool(hints.opened))
         pieces = split_at(body, self._id[_CALL])
         if np.any(np.isin(pieces[0][1], allowed)):
             failures.append(structural("a stray mark of thinking or of a tool call"))

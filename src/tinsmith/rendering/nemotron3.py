@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import check_thinking_first, write_marked
 from tinsmith.rendering.base import Renderer
-from tinsmith.rendering.records import Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.tagged import Tags, read_answer
 from tinsmith.rendering.xml_calls import read_xml_call, write_xml_call
@@ -55,6 +56,7 @@ class Variant:
 
 
 class Nemotron3(Renderer):
+    thinking_marks = (_THINK, _THOUGHT)
     needs = (_START, _END, _THINK, _THOUGHT, _CALL, _CALLED, _RESULT, _RESULTED)
     is_prefix_stable = False  # white space around the text before a call is trimmed once a question follows
 
@@ -67,7 +69,7 @@ class Nemotron3(Renderer):
             stop=_END,
             think=(_THINK, _THOUGHT),
             call=(_CALL, _CALLED),
-            read_call=lambda text: read_xml_call(text, python_values=True),
+            read_call=partial(read_xml_call, python_values=True),
             opened=variant.thinks,
         )
 
@@ -199,8 +201,8 @@ class Nemotron3(Renderer):
         opens = np.flatnonzero(prompt[: starts[-1]] == self._id[_THINK])
         return bool(np.all(prompt[opens + 1] == self._id[_THOUGHT]))
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
-        return read_answer(ids, self.tokenizer, self._tags)
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
+        return read_answer(ids, self.tokenizer, self._tags, hints)
 
 
 def _split(message: Message) -> tuple[str, str]:

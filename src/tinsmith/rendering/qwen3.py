@@ -23,7 +23,7 @@ from tinsmith.domain.messages import ImagePart, MediaPart, Message, ThinkingPart
 from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
-from tinsmith.rendering.records import Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.tagged import Tags, read_answer, read_json_call
 
@@ -53,6 +53,7 @@ class Thinking(Enum):
 
 
 class Qwen3(Renderer):
+    thinking_marks = (_THINK, _THOUGHT)
     needs: tuple[str, ...] = (_START, _END, _CALL, _CALLED)
 
     def __init__(
@@ -238,8 +239,8 @@ class Qwen3(Renderer):
             text.split(_THOUGHT)[-1].lstrip("\n"),
         )
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
-        return read_answer(ids, self.tokenizer, self._tags)
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
+        return read_answer(ids, self.tokenizer, self._tags, hints)
 
 
 def _write_empty_block(out: Script) -> None:

@@ -17,6 +17,7 @@ templates' text is. Where it is trained, it follows the tokens that its prompt s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -26,7 +27,7 @@ from tinsmith.domain.messages import ImagePart, MediaPart, Message, TextPart, To
 from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
-from tinsmith.rendering.records import Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.tagged import Tags, read_answer
 from tinsmith.rendering.xml_calls import read_xml_call, write_xml_call
@@ -87,6 +88,7 @@ class Variant:
 
 
 class Qwen35(Renderer):
+    thinking_marks = (_THINK, _THOUGHT)
     needs = (_START, _END, _CALL, _CALLED, _RESULT, _RESULTED, _THINK, _THOUGHT)
     is_prefix_stable = False
 
@@ -100,7 +102,7 @@ class Qwen35(Renderer):
             stop=_END,
             think=(_THINK, _THOUGHT),
             call=(_CALL, _CALLED),
-            read_call=lambda text: read_xml_call(text, python_values=variant.python_values),
+            read_call=partial(read_xml_call, python_values=variant.python_values),
             opened=variant.thinks,
             trims=True,
         )
@@ -275,8 +277,8 @@ class Qwen35(Renderer):
         """A new question strips the thinking blocks of all turns before it, the empty ones too."""
         return self._variant.preserves or not any(m.role == "user" and not _is_result(m) for m in new)
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
-        return read_answer(ids, self.tokenizer, self._tags)
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
+        return read_answer(ids, self.tokenizer, self._tags, hints)
 
 
 def _is_result(message: Message) -> bool:

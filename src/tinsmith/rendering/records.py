@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from typing import TypeAlias, overload
 
@@ -187,6 +187,16 @@ class Parsed:
     def is_clean(self) -> bool:
         """It ended by itself and nothing in it is broken."""
         return self.termination.is_clean and not self.failures
+
+
+@frozen
+class Hints:
+    """What is known beside a completion, for reading it."""
+
+    opened: bool | None = None
+    """Whether its prompt left a thinking block open; None where only the format can say, for its usual prompt."""
+    types: Mapping[str, Mapping[str, frozenset[str]]] = field(factory=dict)
+    """By tool and parameter: the JSON types that the tool declares; none where it does not say."""
 
 
 @frozen

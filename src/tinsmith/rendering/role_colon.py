@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Message, Tool
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
-from tinsmith.rendering.records import Failure, FailureKind, Origin, Parsed, Stop, Termination
+from tinsmith.rendering.records import Failure, FailureKind, Hints, Origin, Parsed, Stop, Termination
 from tinsmith.rendering.script import Script
 
 _STOP = "\n\nUser:"
@@ -59,8 +59,8 @@ class RoleColon(Renderer):
     def _write_header(self, out: Script) -> None:
         out.text("Assistant:")
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
-        tokens = ints(ids).tolist()
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
+        tokens = ids.tolist()
         failures: list[Failure] = []
         termination = Termination.LENGTH
         if tokens and tokens[-1] in self.tokenizer.eos_ids:

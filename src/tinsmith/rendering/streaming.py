@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -22,7 +22,6 @@ class Reader(Protocol):
     def tokenizer(self) -> Tokenizer: ...
     @property
     def stop(self) -> Stop: ...
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed: ...
 
 
 class DeltaKind(StrEnum):
@@ -50,19 +49,19 @@ class Stream:
     stays given then, and `finish` says how the message really reads.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, reader: Reader, parse: Callable[[Ints], Parsed]) -> None:
+        self._reader, self._parse = reader, parse
         self._ids = np.zeros(0, np.int32)
         self._given = {DeltaKind.THINKING: "", DeltaKind.TEXT: ""}
         self._calls = 0
 
     def feed(self, ids: Sequence[int] | Ints | int) -> list[Delta]:
         self._ids = np.concatenate([self._ids, ints([ids] if isinstance(ids, int) else ids)])
-        return self._news(self._reader.parse(self._ids), ended=False)
+        return self._news(self._parse(self._ids), ended=False)
 
     def finish(self) -> tuple[list[Delta], Parsed]:
         """The deltas held back so far, and the completion as a whole."""
-        parsed = self._reader.parse(self._ids)
+        parsed = self._parse(self._ids)
         return self._news(parsed, ended=True), parsed
 
     def _news(self, parsed: Parsed, *, ended: bool) -> list[Delta]:

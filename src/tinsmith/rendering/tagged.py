@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tinsmith.domain.messages import Message, Part, TextPart, ThinkingPart, ToolCall, UnparsedToolCall
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Failure, FailureKind, Parsed
+from tinsmith.rendering.records import Failure, FailureKind, Hints, Parsed
 
 _CALL_FORM = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(.*)\}\s*', re.DOTALL)
 
@@ -26,7 +26,7 @@ class Tags:
     think: tuple[str, str] | None
     """Opening and closing."""
     call: tuple[str, str]
-    read_call: Callable[[str], ToolCall | UnparsedToolCall]
+    read_call: Callable[[str, Hints], ToolCall | UnparsedToolCall]
     """Reads what stands between the tags of a call."""
     opened: bool = False
     """The prompt has opened the thinking already."""
@@ -34,18 +34,22 @@ class Tags:
     """The format trims all white space around thinking and text, not only line ends."""
 
 
-def read_answer(ids: Sequence[int] | Ints, tokenizer: Tokenizer, tags: Tags) -> Parsed:
+def read_answer(ids: Sequence[int] | Ints, tokenizer: Tokenizer, tags: Tags, hints: Hints) -> Parsed:
+    if hints.opened is not None:
+        tags = evolve(tags, opened=hints.opened)
     special = tokenizer.special_tokens
     names = (*(tags.think or ()), *tags.call)
     known = {name: special[name] for name in names if name in special}
     framed = frame(ints(ids), tokenizer, stop_ids=(special[tags.stop],), allowed=tuple(known.values()))
-    return _Answer(tokenizer, tags, known, list(framed.failures)).read(framed.body, framed.termination)
+    return _Answer(tokenizer, tags, hints, known, list(framed.failures)).read(framed.body, framed.termination)
 
 
 class _Answer:
-    def __init__(self, tokenizer: Tokenizer, tags: Tags, known: Mapping[str, int], failures: list[Failure]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, tags: Tags, hints: Hints, known: Mapping[str, int], failures: list[Failure]
+    ) -> None:
         self.decode = tokenizer.decode
-        self.tags = tags
+        self.tags, self.hints = tags, hints
         self.known = known
         self.failures = failures
 
@@ -105,7 +109,7 @@ class _Answer:
                 self._broken("a tool call that never closes")
                 unparsed.append(UnparsedToolCall(inside, "never closes"))
             else:
-                call = self.tags.read_call(inside)
+                call = self.tags.read_call(inside, self.hints)
                 if isinstance(call, ToolCall):
                     calls.append(call)
                 else:
@@ -124,7 +128,7 @@ class _Answer:
         self.failures.append(Failure(FailureKind.STRUCTURAL, reason))
 
 
-def read_json_call(text: str) -> ToolCall | UnparsedToolCall:
+def read_json_call(text: str, hints: Hints | None = None) -> ToolCall | UnparsedToolCall:
     """A call of the form `{"name": ..., "arguments": ...}`; the arguments' JSON is kept as it was written."""
     try:
         value = json.loads(text)

@@ -22,12 +22,12 @@ import numpy as np
 
 from tinsmith.domain.errors import ConfigError, RenderError
 from tinsmith.domain.messages import Message, Part, TextPart, ThinkingPart, Tool, ToolCall, UnparsedToolCall
-from tinsmith.domain.tokens import Ints, ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import failure_of, structural
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Failure, Origin, Parsed, Stop, Termination
+from tinsmith.rendering.records import Failure, Hints, Origin, Parsed, Stop, Termination
 from tinsmith.rendering.script import Script
 
 _MODEL, _TEXT, _THINKING = "<|message_model|>", "<|content_text|>", "<|content_thinking|>"
@@ -119,11 +119,9 @@ class TmlV0(Renderer):
 
     # Reading.
 
-    def parse(self, ids: Sequence[int] | Ints) -> Parsed:
+    def _read(self, ids: Ints, hints: Hints) -> Parsed:
         known = (_MODEL, _TEXT, _THINKING, _CALL, _LOOSE_CALL, _END)
-        framed = frame(
-            ints(ids), self.tokenizer, stop_ids=(self._id[_STOP],), allowed=tuple(self._id[t] for t in known)
-        )
+        framed = frame(ids, self.tokenizer, stop_ids=(self._id[_STOP],), allowed=tuple(self._id[t] for t in known))
         failures = list(framed.failures)
         parts: list[Part] = []
         calls: list[ToolCall] = []

@@ -9,6 +9,8 @@ from typing import Any
 
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import ToolCall, UnparsedToolCall
+from tinsmith.rendering.answers import read_value
+from tinsmith.rendering.records import Hints
 
 _ENDS = re.compile(r"</parameter>\s*<parameter=")
 _CALL_FORM = re.compile(r"\s*<function=([^>\n]+)>\n?(.*?)\s*</function>\s*", re.DOTALL)
@@ -17,32 +19,23 @@ _PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>(?=\s*(
 _PYTHON = {"True": True, "False": False, "None": None}
 
 
-def read_xml_call(text: str, *, python_values: bool = False) -> ToolCall | UnparsedToolCall:
+def read_xml_call(text: str, hints: Hints | None = None, *, python_values: bool = False) -> ToolCall | UnparsedToolCall:
     """A call of the form `<function=NAME>`, `<parameter=NAME>` value `</parameter>` ..., `</function>`. A value that is
-    JSON, but no JSON text, is taken as such; every other one is text: the format does not tell `1` from `"1"`."""
+    JSON, but no JSON text, is taken as such; every other one is text: the format does not tell `1` from `"1"`, unless
+    the tool says what the parameter is."""
     form = _CALL_FORM.fullmatch(text)
     if form is None:
         return UnparsedToolCall(text, "a tool call without <function=NAME> ... </function>")
     arguments: dict[str, Any] = {}
+    types = {} if hints is None else hints.types.get(form[1], {})
+    others = _PYTHON if python_values else {}
     body, at = form[2], 0
     while found := _PARAMETER.match(body, at):
-        arguments[found[1]] = _value(found[2], python_values)
+        arguments[found[1]] = read_value(found[2], types.get(found[1], frozenset()), others)
         at = found.end()
     if body[at:].strip():
         return UnparsedToolCall(text, "a tool call with something else than parameters in it")
     return ToolCall(form[1], json.dumps(arguments, ensure_ascii=False))
-
-
-def _value(text: str, python_values: bool) -> Any:
-    if python_values and text in _PYTHON:
-        return _PYTHON[text]
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    # What would be written otherwise (1.0e3, spaces in a list) is text that someone wrote.
-    same = not isinstance(value, str) and json.dumps(value, ensure_ascii=False) == text
-    return value if same and text not in ("NaN", "Infinity", "-Infinity") else text
 
 
 def arguments_of(call: ToolCall) -> Mapping[str, Any] | None:

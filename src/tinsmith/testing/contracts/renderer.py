@@ -110,7 +110,7 @@ class RendererContract:
                 prompt = renderer.generation_prompt(messages[:i], tools=conversation.tools).ids
                 assert np.array_equal(ids[: len(prompt)], prompt)
                 assert np.array_equal(where, np.arange(len(prompt), where[-1] + 1))
-                parsed = renderer.parse(ids[where])
+                parsed = renderer.parse(ids[where], prompt=prompt, tools=conversation.tools)
                 assert parsed.termination is Termination.STOP
                 assert not parsed.failures
                 assert parsed.message == self.as_written(messages[i])
@@ -139,7 +139,7 @@ class RendererContract:
         messages, tools = conversation.messages, conversation.tools
         for i, end in _turns(messages):
             prompt = renderer.generation_prompt(messages[:i], tools=tools).ids
-            completion = self._completion(renderer, Conversation(messages[: i + 1], tools))
+            _, completion = self._sampled(renderer, Conversation(messages[: i + 1], tools))
             bridged = renderer.bridge(prompt, completion, messages[i + 1 : end])
             if bridged is None:
                 assert end == i + 1 or not renderer.is_prefix_stable
@@ -166,14 +166,14 @@ class RendererContract:
     def test_a_stream_reads_what_the_whole_reads(self, data: st.DataObject) -> None:
         """Wherever it is cut; what it gives in pieces is what it gives at the end."""
         renderer, conversation = self._draw(data)
-        completion = self._completion(renderer, conversation)
+        prompt, completion = self._sampled(renderer, conversation)
         cuts = data.draw(st.lists(st.integers(0, len(completion)), max_size=6).map(sorted))
-        stream, deltas = renderer.stream(), []
+        stream, deltas = renderer.stream(prompt=prompt, tools=conversation.tools), []
         for a, b in pairwise([0, *cuts, len(completion)]):
             deltas += stream.feed(completion[a:b])
         rest, parsed = stream.finish()
         deltas += rest
-        assert parsed == renderer.parse(completion)
+        assert parsed == renderer.parse(completion, prompt=prompt, tools=conversation.tools)
         joined = {k: "".join(d.text for d in deltas if d.kind is k) for k in DeltaKind}
         assert joined[DeltaKind.TEXT] == parsed.message.text
         assert joined[DeltaKind.THINKING] == (parsed.message.thinking or "")
@@ -237,9 +237,11 @@ class RendererContract:
             with pytest.raises(RenderError, match="message 1 calls the tool 'g', which is not declared"):
                 renderer.render([asked, call], [{"name": "f", "parameters": {}}])
 
-    def _completion(self, renderer: Renderer, conversation: Conversation) -> Any:
+    def _sampled(self, renderer: Renderer, conversation: Conversation) -> tuple[Any, Any]:
+        """The last answer and its prompt."""
         datum = renderer.supervised(conversation, train_on="last_assistant_message")[0]
-        return datum.targets[datum.weights != 0]
+        first = int(np.flatnonzero(datum.weights)[0])
+        return datum.tokens[: first + 1], datum.targets[datum.weights != 0]
 
 
 def _not_refused(what: str, given: object) -> None:
