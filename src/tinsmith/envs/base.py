@@ -8,7 +8,7 @@ environment is the world's failure and never becomes one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -60,6 +60,15 @@ class Env(Protocol):
     async def step(self, action: Action) -> Step: ...
     async def close(self) -> None:
         """Release what the episode held; called exactly once, on every path."""
+        ...
+
+
+@runtime_checkable
+class LimitAware(Protocol):
+    """An environment that pays for what was done when a limit ends its episode; without this, that pays nothing."""
+
+    async def on_limit(self, reason: StopReason) -> float:
+        """Added to the episode's reward."""
         ...
 
 

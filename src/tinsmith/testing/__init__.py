@@ -9,6 +9,7 @@ from tinsmith.testing.fakes import (
     MemoryRunLog,
     MemorySource,
 )
+from tinsmith.testing.scripted import ScriptedSampler
 
 __all__ = [
     "FakeClock",
@@ -19,4 +20,5 @@ __all__ = [
     "MemoryBlobStore",
     "MemoryRunLog",
     "MemorySource",
+    "ScriptedSampler",
 ]

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from tinsmith.domain.episodes import Episode, StopReason, Transition
 from tinsmith.domain.errors import DeadlineError
-from tinsmith.envs.base import Action, Env, Observation, Step
+from tinsmith.envs.base import Action, Env, LimitAware, Observation, Step
 from tinsmith.ports.sampler import Completion, FinishReason, Sampler
 from tinsmith.workflows.rollout_plan import RolloutPlan, draw_seed
 
@@ -73,7 +73,7 @@ class EpisodeRunner:
             room, by_sampled = self._plan.room(observation, sampled, self._sampler.context)
             if room < 1:
                 over = StopReason.MAX_SAMPLED_TOKENS if by_sampled else StopReason.CONTEXT_OVERFLOW
-                return await self._end(transitions, observation, over)
+                return await self._end(env, transitions, observation, over)
             try:
                 if self._hooks is not None:
                     await self._hooks.before_turn(self._state(transitions, observation))
@@ -82,7 +82,7 @@ class EpisodeRunner:
                 action = Action(completion.tokens, completion.logprobs, completion.finish)
                 step: Step = await self.within(env.step(action))
             except _OutOfTime:
-                return await self._end(transitions, observation, StopReason.TIMEOUT)
+                return await self._end(env, transitions, observation, StopReason.TIMEOUT)
             transitions.append(
                 Transition(
                     observation=observation.tokens,
@@ -100,11 +100,11 @@ class EpisodeRunner:
                 assert step.stop_reason is not None
                 cut = step.stop_reason is StopReason.MAX_TOKENS and by_sampled
                 reason = StopReason.MAX_SAMPLED_TOKENS if cut else step.stop_reason
-                return await self._end(transitions, observation, reason)
+                return await self._end(env, transitions, observation, reason)
             if limits.max_turns is not None and len(transitions) >= limits.max_turns:
-                return await self._end(transitions, observation, StopReason.MAX_TURNS)
+                return await self._end(env, transitions, observation, StopReason.MAX_TURNS)
             if limits.max_tool_calls is not None and calls >= limits.max_tool_calls:
-                return await self._end(transitions, observation, StopReason.MAX_TOOL_CALLS)
+                return await self._end(env, transitions, observation, StopReason.MAX_TOOL_CALLS)
             observation, completion = step.observation, None
 
     async def _sample(self, observation: Observation, turn: int, room: int) -> Completion:
@@ -112,10 +112,21 @@ class EpisodeRunner:
         params = self._plan.params(observation, seed, room)
         return (await self.within(self._sampler.sample(observation.tokens, params, n=1))).completions[0]
 
-    async def _end(self, transitions: list[Transition], observation: Observation, reason: StopReason) -> Episode:
+    async def _end(
+        self, env: Env, transitions: list[Transition], observation: Observation, reason: StopReason
+    ) -> Episode:
+        reward = 0.0
+        # An action that its own limit cut was shown to the environment, which paid for it.
+        shown = reason in (StopReason.MAX_TOKENS, StopReason.MAX_SAMPLED_TOKENS)
+        if (
+            reason.is_limit
+            and isinstance(env, LimitAware)
+            and not (shown and transitions and transitions[-1].truncated)
+        ):
+            reward = await within(env.on_limit(reason), self._plan.limits.turn_timeout)
         if self._hooks is not None:
             reason = await self._hooks.on_stop(self._state(transitions, observation), reason)
-        return Episode(transitions=tuple(transitions), stop_reason=reason)
+        return Episode(transitions=tuple(transitions), stop_reason=reason, final_reward=reward)
 
     def _state(self, transitions: list[Transition], observation: Observation) -> RolloutState:
         return RolloutState(

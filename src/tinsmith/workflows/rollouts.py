@@ -249,7 +249,7 @@ class _Group:
     def _group(self, episodes: Sequence[Episode], final: Sequence[float]) -> Group:
         graded = []
         for episode, reward in zip(episodes, final, strict=True):
-            done = evolve(episode, final_reward=float(reward)) if reward else episode
+            done = evolve(episode, final_reward=episode.final_reward + float(reward)) if reward else episode
             if self._plan.limits.zero_reward_on_limit and done.stop_reason.is_limit and done.reward > 0:
                 taken = {**done.metrics, "zero_reward_on_limit": 1.0}
                 done = evolve(done, final_reward=done.final_reward - done.reward, metrics=taken)
