@@ -92,7 +92,7 @@ class RenderedEnv:
     async def step(self, action: Action) -> Step:
         if action.finish is FinishReason.LENGTH:
             return Step(reward=self.length_reward, stop_reason=StopReason.MAX_TOKENS, metrics={"parse_error": 0.0})
-        parsed = self.renderer.parse(action.tokens)
+        parsed = self.renderer.parse(action.tokens, prompt=self._prompt[-1], tools=self.env.tools)
         self._history.append(parsed.message)
         if (reason := _unreadable(parsed)) is not None:
             return await self._not_read(action, parsed, reason)

@@ -67,7 +67,7 @@ class ProblemEnv:
         return self.observation
 
     async def step(self, action: Action) -> Step:
-        parsed = self.task.renderer.parse(action.tokens)
+        parsed = self.task.renderer.parse(action.tokens, prompt=self.observation.tokens)
         finished = action.finish is FinishReason.STOP
         answer = self.task.extract(parsed.message.text) if finished else None
         grade = None if answer is None else (await self.task.grader.grade([self.problem.answer], [answer]))[0]
