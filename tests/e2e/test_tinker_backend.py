@@ -325,6 +325,20 @@ def test_a_key_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (code, "begin with tml-" in said) == (2, True)
 
 
+def test_a_server_with_a_key(
+    tmp_path: Path, chats: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that is asked for carries it, the download of the adapter too."""
+    served = bootstrap.open_server({"tiny": "tiny"}, tmp_path / "served", key="tml-right", note=lambda _: None)
+    with served.running() as address:
+        there = ["backend=tinker", f"base_url={address}", "max_steps=1", "export=adapter", "log_path=run"]
+        code, said = refused(there, capsys)
+        assert (code, "refuses the key" in said) == (2, True)
+        monkeypatch.setenv("TINKER_API_KEY", "tml-right")
+        assert main(["sl-basic", f"data={chats}", *there]) == 0
+    assert Path("run/final/adapter_model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [
