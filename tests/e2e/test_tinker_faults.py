@@ -215,6 +215,14 @@ def test_a_lost_request_ends_what_is_queued_behind_it() -> None:
         assert len(trainer.forward(batch).result(20).logprobs) == batch.num_tokens
 
 
+@pytest.mark.parametrize("name", ["create_session", "create_model", "get_info", "client/dynamic_config"])
+def test_a_server_that_stalls_at_the_start_is_not_waited_for(name: str) -> None:
+    """Nor by closing (`training` sees to that)."""
+    faults = always(name, Stall(), after=1 if name == "client/dynamic_config" else 0)
+    with training(faults) as (trainer, batch), pytest.raises(DeadlineError):
+        trainer.forward_backward(batch, CROSS_ENTROPY).result(2)
+
+
 def test_a_state_that_is_not_listed_is_not_saved() -> None:
     def not_in_the_list(name: str, call: int) -> Garbled | None:
         return Garbled(b'{"checkpoints": []}') if name.endswith("/checkpoints") else None

@@ -161,8 +161,8 @@ class Trainer(Protocol):
         ...
 
     def forward_backward(self, batch: Batch, loss: LossSpec) -> Pending[TrainResult]:
-        """Add the gradient of the loss, which must be in `capabilities.losses`. CapabilityError, at once, also for options
-        or weights that the backend's own form of it lacks: `workflows.loss_step` then goes the other way."""
+        """Add the gradient of the loss, which must be in `capabilities.losses`. CapabilityError, at once, also for
+        options or weights that the backend's own form of it lacks: `workflows.loss_step` then goes the other way."""
         ...
 
     def backward(self, batch: Batch, gradients: Floats) -> Pending[TrainResult]:

@@ -16,7 +16,14 @@ from attrs import frozen
 
 from tinsmith.adapters.tinker.errors import translated
 from tinsmith.adapters.tinker.work import driver, in_thread
-from tinsmith.domain.errors import ConfigError, DeadlineError, MissingExtraError, ModelNotFoundError, WorldError
+from tinsmith.domain.errors import (
+    CancelledWorkError,
+    ConfigError,
+    DeadlineError,
+    MissingExtraError,
+    ModelNotFoundError,
+    WorldError,
+)
 from tinsmith.ports.pending import DEADLINE_S
 
 T = TypeVar("T")
@@ -62,6 +69,7 @@ class Service:
         self._key = _key(self.url)
         self.driver = driver()
         self._lock = threading.Lock()
+        self._beginning = threading.Lock()
         self._session: Any = None
         self._users = 0
         _quiet()
@@ -117,15 +125,20 @@ class Service:
         """The SDK's client of the session. Blocks while it begins; call `acquire` before."""
         import tinker
 
-        with self._lock:
-            if self._session is None:
-                session = tinker.ServiceClient(
-                    base_url=self.url, api_key=self._key, user_metadata={"client": "tinsmith"}
-                )
-                session.holder.get_session_id()
-                _raise_for_money(session.holder)
-                self._session = session
-            return self._session
+        with self._beginning:  # and not the lock that closing needs: a server may keep us waiting here
+            if self._session is not None:
+                return self._session
+            session = tinker.ServiceClient(base_url=self.url, api_key=self._key, user_metadata={"client": "tinsmith"})
+            session.holder.get_session_id()
+            _raise_for_money(session.holder)
+            with self._lock:
+                wanted = self._users > 0
+                if wanted:
+                    self._session = session
+            if not wanted:
+                session.close("interrupted")
+                raise CancelledWorkError("closed before the session with the server began")
+            return session
 
     def acquire(self) -> None:
         """One more user of the session."""
