@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import pytest
 from faulty_wire import Call, Fault, Reply, Switch, Training, faulty_server, within
 from wire_faults import FAULTS
 
+from tinsmith import cli
 from tinsmith.testing.conformance import LAWS, Verdict, Wire, World, check_law
 
 
@@ -36,6 +38,24 @@ def test_the_law_finds_its_fault(name: str, served: tuple[World, Switch]) -> Non
     world.drop_model()
     assert finding.verdict is Verdict.BROKEN, f"{what}: {finding.verdict} after {finding.examples} examples"
     assert finding.message
+
+
+def test_the_command_shows_what_is_broken(
+    served: tuple[World, Switch], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, switch = served
+    monkeypatch.delenv("TINKER_API_KEY", raising=False)
+    words = ["conform", world.wire.base_url, "law=sum_over_tokens,telemetry", "examples=2"]
+    with switch.on(FAULTS["sum_over_tokens"][1](switch)):
+        assert cli.main(words) == 1
+        shown = capsys.readouterr().out
+        assert cli.main([*words, "--json"]) == 1
+        report = json.loads(capsys.readouterr().out)
+    assert "training.sum_over_tokens  broken" in shown
+    assert "smallest counter-example: rows [[3 -> 3, weights 1]]; power 2.0" in shown
+    assert "1 holds, 1 broken" in shown
+    assert [law["verdict"] for law in report["laws"]] == ["broken", "holds"]
+    assert cli.main(words) == 0
 
 
 def test_the_counter_example_is_small_and_the_same_for_a_seed(served: tuple[World, Switch]) -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from tinsmith.testing.conformance import Finding, Report
 
 
+CELL = 60
+
+
 @frozen(kw_only=True)
 class Config:
     base_url: str | None = option(None, help="server to check; none starts `tinsmith serve` on the tiny model")
@@ -73,15 +76,8 @@ def check(config: Config) -> Iterable[Any]:
 
 
 def _show(report: Report, ui: Progress) -> None:
-    rows = [
-        (
-            f"{f.law.chapter}.{f.law.name}",
-            str(f.verdict),
-            f"{f.message}  {f'with {f.example}' if f.example else ''}".strip(),
-        )
-        for f in report.findings
-    ]
-    ui.table("", ("law", "verdict", "what was seen, and the smallest counter-example"), rows)
+    rows = [(f"{f.law.chapter}.{f.law.name}", f.verdict, _short(f.message), _short(f.example)) for f in report.findings]
+    ui.table("", ("law", "verdict", "what was seen", "smallest counter-example"), rows)
     for finding in report.broken:
         ui.note(f"\n{finding.law.name}: {finding.law.statement}\n  {finding.message}")
         if finding.example:
@@ -89,6 +85,11 @@ def _show(report: Report, ui: Progress) -> None:
     counts = report.json()["counts"]
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     ui.note(f"\n{report.base_model} at {report.base_url}: {said}; {report.requests:,} requests, {report.seconds:.0f} s")
+
+
+def _short(text: str) -> str:
+    """As much as a cell holds; the whole is said below the table."""
+    return text if len(text) <= CELL else text[: CELL - 3] + "..."
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from tinsmith.testing.conformance.client import Refused
+from tinsmith.testing.conformance.handles import Model, Step, Train, Vector, request_id
 from tinsmith.testing.conformance.law import Broken, Unsupported, expect, law
 from tinsmith.testing.conformance.rows import Row
-from tinsmith.testing.conformance.world import PROBE, Model, Step, Train, Vector, World, request_id
+from tinsmith.testing.conformance.world import PROBE, World
 from tinsmith.wire.messages import types
 
 Tensor = tuple[list[Any], str]
@@ -94,7 +95,7 @@ def unknown_base_model(world: World) -> None:
 @law()
 def unknown_ids(world: World) -> None:
     """Models, sampling sessions, requests and sessions that never were are the user's mistake."""
-    from tinsmith.testing.conformance.world import Sampler
+    from tinsmith.testing.conformance.handles import Sampler
 
     model = Model(world, "00000000-0000-4000-8000-000000000000:train:1")
     sampler = Sampler(world.wire, "00000000-0000-4000-8000-000000000000:sample:1")

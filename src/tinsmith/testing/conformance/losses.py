@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from tinsmith.domain import losses
 from tinsmith.testing.conformance import rows as r
+from tinsmith.testing.conformance.handles import Train, supported
 from tinsmith.testing.conformance.law import expect, law
 from tinsmith.testing.conformance.rows import Row, batch
-from tinsmith.testing.conformance.world import Train, World, supported
+from tinsmith.testing.conformance.world import World
 
 SCORED = ("weights",)
 """What a request of a policy loss leaves out."""

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from tinsmith.testing.conformance import rows as r
 from tinsmith.testing.conformance.client import Refused
+from tinsmith.testing.conformance.handles import Step, Train
 from tinsmith.testing.conformance.law import Broken, expect, law
 from tinsmith.testing.conformance.rows import Row
-from tinsmith.testing.conformance.world import PROBE, Step, Train, World
+from tinsmith.testing.conformance.world import PROBE, World
 
 ADAMW = "arXiv:1711.05101, alg. 2"
 LR = 2e-4

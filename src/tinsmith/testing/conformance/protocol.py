@@ -10,20 +10,18 @@ import numpy as np
 
 from tinsmith.testing.conformance import rows as r
 from tinsmith.testing.conformance.client import PROTOBUF, VERSION, Refused, Wire
-from tinsmith.testing.conformance.law import Broken, expect, law
-from tinsmith.testing.conformance.rows import Row
-from tinsmith.testing.conformance.world import (
-    PROBE,
-    RANK,
+from tinsmith.testing.conformance.handles import (
     Model,
     Train,
     Vector,
-    World,
     decode_sampled,
     decode_trained,
     request_id,
     supported,
 )
+from tinsmith.testing.conformance.law import Broken, expect, law
+from tinsmith.testing.conformance.rows import Row
+from tinsmith.testing.conformance.world import PROBE, RANK, World
 
 HELD_S = 0.5
 """A question for a result that is not there yet is held open at least so long."""

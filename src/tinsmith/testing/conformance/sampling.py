@@ -10,8 +10,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tinsmith.testing.conformance import rows as r
+from tinsmith.testing.conformance.handles import Sampler, Train, supported
 from tinsmith.testing.conformance.law import DOCS, SDK, Broken, Unsupported, expect, law
-from tinsmith.testing.conformance.world import PROBE, Sampler, Train, World, supported
+from tinsmith.testing.conformance.world import PROBE, World
 
 PROMPT = (17, 42, 91)
 FALSE_ALARM = 1e-6
@@ -49,6 +50,17 @@ def prompt_logprobs(world: World, prompt: tuple[int, ...]) -> None:
     expect(bool((scores[1:] <= 1e-4).all()), f"logprobs {scores.tolist()}")
     unasked = world.start_sampler.sample(prompt, max_tokens=1)
     expect(unasked.prompt_logprobs is None, "prompt_logprobs came without being asked for")
+
+
+@law(prompt=st.lists(r.ids, min_size=2, max_size=6).map(tuple), cut=st.integers(1, 5), seed=r.seeds)
+def chunks_of_a_prompt(world: World, prompt: tuple[int, ...], cut: int, seed: int) -> None:
+    """The tokens of a prompt may come in several chunks."""
+    sampler = world.start_sampler
+    right = sampler.sample(prompt, seed=seed).tokens
+    parts = [part for part in (prompt[:cut], prompt[cut:]) if part]
+    chunks = {"chunks": [{"tokens": list(part), "type": "encoded_text"} for part in parts]}
+    found = supported(lambda: sampler.sample(prompt, seed=seed, extra={"prompt": chunks})).tokens
+    expect(found == right, f"in one chunk {right}, cut after {cut} tokens {found}")
 
 
 def _counts(sampler: Sampler, **params: Any) -> Counter[int]:
@@ -272,14 +284,21 @@ def top_sample_logprobs(world: World, prompt: tuple[int, ...], k: int) -> None:
 
 @law(source="save_weights_and_get_sampling_client of " + SDK)
 def frozen_sampler(world: World) -> None:
-    """A sampler keeps the weights that it was made of, whatever the model learns after."""
+    """A sampler has the weights of the moment, in the order of requests, when it was saved, and keeps them whatever the
+    model learns after."""
     model = world.reset()
-    sampler = model.sampler()
-    before = sampler.score(PROBE[0].tokens)
-    model.train(Train(PROBE))
-    model.step(world.descend(2.0))
-    after = sampler.score(PROBE[0].tokens)
-    world.equal(before[1:], after[1:], "logprobs of the sampler before and after a step of its model")
+    row = PROBE[0]
+    right = model.logprobs([row])
+    saving = model.submit_sampler()
+    learning = model.submit_train(Train(PROBE)), model.submit_step(world.descend(2.0))  # before it is there
+    sampler = model.saved_sampler(saving)
+    model.trained(learning[0])
+    model.stepped(learning[1])
+    for when in ("one step", "two steps"):
+        scores = sampler.score((row.tokens[0], *row.targets))  # type: ignore[arg-type]
+        world.equal(right, scores[1:], f"logprobs of the model when it was saved, and of the sampler after {when}")
+        model.train(Train(PROBE))
+        model.step(world.descend(2.0))
 
 
 @law()

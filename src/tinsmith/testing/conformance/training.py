@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from attrs import evolve
 from hypothesis import strategies as st
 
 from tinsmith.testing.conformance import rows as r
+from tinsmith.testing.conformance.handles import Step, Train, supported
 from tinsmith.testing.conformance.law import SDK, expect, law
 from tinsmith.testing.conformance.rows import Row
-from tinsmith.testing.conformance.world import PROBE, Step, Train, World, supported
+from tinsmith.testing.conformance.world import PROBE, World
 
 RECIPES = "tinker-cookbook: losses are sums, weights carry the reduction"
 
@@ -174,6 +178,47 @@ def several_targets(world: World, rows: list[Row]) -> None:
         for k in range(2):
             expect(found.ndim == 2, f"logprobs of datum {i} have shape {found.shape}")
             world.equal(found[:, k], each.results[0].rows[2 * i + k], f"logprobs of target {k} of datum {i}")
+
+
+@law(rows=r.rows(max_size=2), cut=st.integers(1, 4))
+def chunks_of_a_datum(world: World, rows: list[Row], cut: int) -> None:
+    """The tokens of a datum may come in several chunks."""
+    right = np.concatenate(world.at_start(rows))
+    model = world.reset()
+
+    def split(message: Any) -> None:
+        for datum in message.data:
+            whole = datum.model_input[0].encoded_text.tokens
+            datum.model_input[0].encoded_text.tokens = whole[: 4 * cut]
+            if whole[4 * cut :]:
+                datum.model_input.add().encoded_text.tokens = whole[4 * cut :]
+
+    request = supported(lambda: model.submit_train(Train(rows, forward=True), split))
+    world.equal(right, model.trained(request, forward=True).flat, f"logprobs in one chunk, and cut after {cut} tokens")
+
+
+@law(rows=r.rows(max_size=1, k=3))
+def sparse_tensors(world: World, rows: list[Row]) -> None:
+    """Inputs as compressed sparse rows are as the same dense ones, with 0 where nothing is."""
+    row = evolve(rows[0], weights=tuple((w[0], 0.0, w[2]) for w in rows[0].weights if isinstance(w, tuple)))
+    model = world.reset()
+    dense = supported(lambda: model.train(Train([row], forward=True)))
+
+    def compress(message: Any) -> None:
+        tensor = message.data[0].loss_fn_inputs["weights"]
+        weights = np.frombuffer(tensor.dense, "<f4").reshape(tuple(tensor.shape))
+        at = np.nonzero(weights)
+        tensor.sparse_csr.values = weights[at].tobytes()  # takes the place of the dense ones
+        tensor.sparse_csr.crow_indices = (
+            np.concatenate([[0], np.cumsum((weights != 0).sum(axis=1))]).astype("<i8").tobytes()
+        )
+        tensor.sparse_csr.col_indices = at[1].astype("<i8").tobytes()
+
+    request = model.submit_train(Train([row], forward=True), compress)
+    sparse = supported(lambda: model.trained(request, forward=True))
+    world.equal(dense.flat, sparse.flat, "logprobs with dense, and with sparse weights")
+    a, b = dense.loss, sparse.loss
+    expect(abs(a - b) <= 1e-3 * abs(a) + 1e-3, f"loss:sum {a:.6g} with dense, {b:.6g} with sparse weights")
 
 
 @law(source="tinker-cookbook: sl_loop")
