@@ -132,6 +132,8 @@ class TmlV0(Renderer):
             if not closed and start == end:
                 continue
             kind, name, text = self._block(framed.body[start:end], number == 0, failures)
+            if not kind and not closed and framed.termination is Termination.LENGTH:
+                continue  # the start of a header
             if not closed and (kind not in (_TEXT, "") or framed.termination is not Termination.LENGTH):
                 what = {_THINKING: "thinking", _CALL: "a tool call", _LOOSE_CALL: "a tool call"}.get(kind, "a message")
                 failures.append(structural(f"{what} that never closes"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Conversation, ImagePart, Message
-from tinsmith.rendering import DeltaKind, Origin, Renderer, Termination, TooLong
+from tinsmith.rendering import Delta, DeltaKind, Origin, Renderer, Termination, TooLong
 from tinsmith.testing.contracts._common import LAW
 from tinsmith.testing.strategies import conversations, texts
 
@@ -164,17 +164,27 @@ class RendererContract:
     @LAW
     @given(data=st.data())
     def test_a_stream_reads_what_the_whole_reads(self, data: st.DataObject) -> None:
-        """Wherever it is cut; what it gives in pieces is what it gives at the end."""
+        """Wherever it is cut; what it gives in pieces is what it gives at the end. Nothing is held back but
+        white space, half a character, and what may be the start of a stop."""
         renderer, conversation = self._draw(data)
         prompt, completion = self._sampled(renderer, conversation)
-        cuts = data.draw(st.lists(st.integers(0, len(completion)), max_size=6).map(sorted))
-        stream, deltas = renderer.stream(prompt=prompt, tools=conversation.tools), []
-        for a, b in pairwise([0, *cuts, len(completion)]):
+        n = len(completion)
+        cuts = data.draw(st.just(range(n)) | st.lists(st.integers(0, n), max_size=6).map(sorted))
+        stream = renderer.stream(prompt=prompt, tools=conversation.tools)
+        deltas: list[Delta] = []
+
+        def said(kind: DeltaKind) -> str:
+            return "".join(d.text for d in deltas if d.kind is kind)
+
+        for a, b in pairwise([0, *cuts, n]):
             deltas += stream.feed(completion[a:b])
+            if not renderer.stop.strings:
+                so_far = renderer.parse(completion[:b], prompt=prompt, tools=conversation.tools).message
+                assert said(DeltaKind.TEXT) == so_far.text.rstrip("\ufffd").rstrip()
         rest, parsed = stream.finish()
         deltas += rest
         assert parsed == renderer.parse(completion, prompt=prompt, tools=conversation.tools)
-        joined = {k: "".join(d.text for d in deltas if d.kind is k) for k in DeltaKind}
+        joined = {kind: said(kind) for kind in DeltaKind}
         assert joined[DeltaKind.TEXT] == parsed.message.text
         assert joined[DeltaKind.THINKING] == (parsed.message.thinking or "")
         assert tuple(d.call for d in deltas if d.kind is DeltaKind.CALL) == parsed.message.tool_calls
