@@ -8,6 +8,7 @@ environment is the world's failure and never becomes one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
@@ -51,6 +52,21 @@ class Step:
     def __attrs_post_init__(self) -> None:
         if (self.stop_reason is None) == (self.observation is None):
             raise ValueError("a step either stops the episode or gives the next observation")
+
+
+class EpisodeOver(Exception):
+    """Raised by `Env.reset` where the episode is over before the policy acts (another player gave up)."""
+
+    def __init__(
+        self,
+        reward: float,
+        stop_reason: StopReason = StopReason.COMPLETED,
+        metrics: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(f"over before the first action: {stop_reason}")
+        self.reward = reward
+        self.stop_reason = stop_reason
+        self.metrics = metrics
 
 
 class Env(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -50,6 +50,13 @@ class MessageEnv(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class Quittable(Protocol):
+    """An environment that is told when its policy will say no more: a message was cut, or could not be read."""
+
+    async def quit(self) -> None: ...
+
+
 @frozen(kw_only=True)
 class ParseErrors:
     """What becomes of a message that cannot be read. A broken frame (thinking that never closes, a stray control token)
@@ -91,6 +98,7 @@ class RenderedEnv:
 
     async def step(self, action: Action) -> Step:
         if action.finish is FinishReason.LENGTH:
+            await self._quit()
             return Step(reward=self.length_reward, stop_reason=StopReason.MAX_TOKENS, metrics={"parse_error": 0.0})
         parsed = self.renderer.parse(action.tokens, prompt=self._prompt[-1], tools=self.env.tools)
         self._history.append(parsed.message)
@@ -115,6 +123,10 @@ class RenderedEnv:
             metrics=metrics,
         )
 
+    async def _quit(self) -> None:
+        if isinstance(self.env, Quittable):
+            await self.env.quit()
+
     async def on_limit(self, reason: StopReason) -> float:
         return await self.env.on_limit(reason) if isinstance(self.env, LimitAware) else 0.0
 
@@ -129,6 +141,7 @@ class RenderedEnv:
         )
         metrics = {"parse_error": 1.0}
         if broken or len(self._errors) > policy.retries:
+            await self._quit()
             return Step(reward=policy.reward, stop_reason=StopReason.PARSE_ERROR, masked=policy.mask, metrics=metrics)
         told = Message.user(policy.message.replace("{reason}", reason))
         return Step(

@@ -17,7 +17,7 @@ from typing import TypeVar, overload
 from attrs import evolve, frozen
 
 from tinsmith.domain.episodes import Episode, Group
-from tinsmith.envs.base import Env, GroupBuilder, Observation
+from tinsmith.envs.base import Env, EpisodeOver, GroupBuilder, Observation
 from tinsmith.ports.sampler import Completion, Sampler
 from tinsmith.workflows.episode import EpisodeRunner, RolloutHooks, within
 from tinsmith.workflows.rollout_plan import FailurePolicy, RolloutLimits, RolloutPlan, draw_seed
@@ -145,37 +145,48 @@ class _Group:
         """The episodes that came off."""
         envs = list(self._builder.make(self._plan.group_size))
         try:
-            async with asyncio.TaskGroup() as starting:
-                starts = [starting.create_task(self._begin(envs, i)) for i in range(len(envs))]
-            first = [task.result() for task in starts]
-            shared = await self._first_actions(first)
             # A failure ends the other episodes before anything is closed.
-            async with asyncio.TaskGroup() as tasks:
-                running = [
-                    tasks.create_task(self._member(envs, i, observation, completion))
-                    for i, (observation, completion) in enumerate(zip(first, shared, strict=True))
-                    if observation is not None
-                ]
+            if self._builder.coupled:  # one may begin only after another has acted
+                async with asyncio.TaskGroup() as tasks:
+                    running = [tasks.create_task(self._whole(envs, i)) for i in range(len(envs))]
+            else:
+                async with asyncio.TaskGroup() as starting:
+                    starts = [starting.create_task(self._begin(envs, i)) for i in range(len(envs))]
+                first = [task.result() for task in starts]
+                shared = await self._first_actions(first)
+                async with asyncio.TaskGroup() as tasks:
+                    running = [
+                        tasks.create_task(self._member(envs, i, observation, completion))
+                        for i, (observation, completion) in enumerate(zip(first, shared, strict=True))
+                    ]
             return [episode for task in running if (episode := task.result()) is not None]
         finally:
             # What closing raises, or its deadline, must not hide what came before it.
             await asyncio.gather(*(self._close(env) for env in envs), return_exceptions=True)
 
-    async def _begin(self, envs: list[Env], member: int) -> Observation | None:
-        """The first observation of an episode, from another environment where the first one failed; None where the
-        episode is left out."""
+    async def _whole(self, envs: list[Env], member: int) -> Episode | None:
+        return await self._member(envs, member, await self._begin(envs, member), None)
+
+    async def _begin(self, envs: list[Env], member: int) -> Observation | Episode | None:
+        """The first observation of an episode, from another environment where the first one failed; an Episode that is
+        over already; None where the episode is left out."""
         while True:
             try:
-                async with self._resets:
+                # Players wait for each other: a bound on how many begin at once could keep out the one they wait for.
+                async with contextlib.nullcontext() if self._builder.coupled else self._resets:
                     return await within(envs[member].reset(), self._plan.limits.turn_timeout)
+            except EpisodeOver as over:
+                return Episode(
+                    transitions=(), stop_reason=over.stop_reason, final_reward=over.reward, metrics=over.metrics
+                )
             except Exception as error:  # noqa: BLE001 - sorted there
                 if not await self._goes_on(error):
                     return None
             await self._replace(envs, member)
 
-    async def _first_actions(self, first: Sequence[Observation | None]) -> list[Completion | None]:
+    async def _first_actions(self, first: Sequence[Observation | Episode | None]) -> list[Completion | None]:
         """The first action of every episode, from one call, where all begin with the same observation."""
-        seen = [o for o in first if o is not None]
+        seen = [o for o in first if isinstance(o, Observation)]
         if not seen or not all(o is seen[0] or _same(o, seen[0]) for o in seen):
             return [None] * len(first)
         room, _ = self._plan.room(seen[0], 0, self._sampler.context)
@@ -187,13 +198,17 @@ class _Group:
         return list(result.completions)
 
     async def _member(
-        self, envs: list[Env], member: int, observation: Observation, completion: Completion | None
+        self,
+        envs: list[Env],
+        member: int,
+        first: Observation | Episode | None,
+        completion: Completion | None,
     ) -> Episode | None:
         """One episode of the group; None where it is left out. A retry draws as the first try did, so that what comes
         out is what would have come out had nothing failed."""
-        first: Observation | None = observation
-        while first is not None:
-            if not _same(first, observation):
+        known = first
+        while isinstance(first, Observation):
+            if isinstance(known, Observation) and not _same(first, known):
                 completion = None  # it begins otherwise this time
             place = (self._index, member)
             runner = EpisodeRunner(
@@ -206,7 +221,7 @@ class _Group:
                     return None
             await self._replace(envs, member)
             first = await self._begin(envs, member)
-        return None
+        return first
 
     async def _goes_on(self, error: Exception) -> bool:
         """After a failure of one episode: True to try it again, False to leave it out; raises where neither may be."""

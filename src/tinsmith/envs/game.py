@@ -1,0 +1,188 @@
+"""Games of several players, each a policy with an episode of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from attrs import field, frozen
+
+from tinsmith.domain.episodes import Episode, StopReason
+from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.messages import Message, Tool
+from tinsmith.envs.base import Env, EpisodeOver
+from tinsmith.envs.message import MessageStep, ParseErrors, RenderedEnv
+from tinsmith.rendering import Renderer
+
+
+class Game(Protocol):
+    """The rules of one game, without any waiting: who moves, what they see, what a move does."""
+
+    @property
+    def players(self) -> int: ...
+    @property
+    def turn(self) -> int | None:
+        """Whose move it is; None when the game is over."""
+        ...
+
+    def observe(self, player: int) -> Sequence[Message]:
+        """What the player reads before a move: all that is new to them since the last one. Called once a move."""
+        ...
+
+    def act(self, player: int, text: str) -> None:
+        """Make a move. One that breaks the rules is dealt with by the rules."""
+        ...
+
+    def quit(self, player: int) -> None:
+        """The player makes no more moves. The game must end or go on without them."""
+        ...
+
+    def reward(self, player: int) -> float:
+        """What the player earned, once the game is over or they quit."""
+        ...
+
+    def metrics(self, player: int) -> Mapping[str, float]: ...
+
+
+class Table:
+    """One game under way. Each seat is the environment of one player; a player who has nothing to do waits until it is
+    their turn or the game is over, which it also is when another quits."""
+
+    def __init__(self, game: Game) -> None:
+        self._game = game
+        self._changed = asyncio.Condition()
+        self._gone: set[int] = set()
+
+    def seats(self) -> list[Seat]:
+        return [Seat(self, player) for player in range(self._game.players)]
+
+    async def wait(self, player: int) -> Sequence[Message] | None:
+        """What the player reads before their next move; None when there is none."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._game.turn in (None, player) or player in self._gone)
+            if self._game.turn is None or player in self._gone:
+                return None
+            return self._game.observe(player)
+
+    async def act(self, player: int, text: str) -> None:
+        async with self._changed:
+            if self._game.turn == player:
+                self._game.act(player, text)
+            self._changed.notify_all()
+
+    async def quit(self, player: int) -> None:
+        async with self._changed:
+            if player not in self._gone:
+                self._gone.add(player)
+                if self._game.turn is not None:
+                    self._game.quit(player)
+            self._changed.notify_all()
+
+    def result(self, player: int) -> tuple[float, Mapping[str, float]]:
+        return self._game.reward(player), self._game.metrics(player)
+
+
+@frozen(eq=False)
+class Seat:
+    """A `MessageEnv`: one player's side of a game."""
+
+    table: Table
+    player: int
+    tools: Sequence[Tool] = ()
+
+    async def reset(self) -> Sequence[Message]:
+        messages = await self.table.wait(self.player)
+        if messages is None:
+            reward, metrics = self.table.result(self.player)
+            raise EpisodeOver(reward, metrics=metrics)
+        return messages
+
+    async def step(self, message: Message) -> MessageStep:
+        await self.table.act(self.player, message.text)
+        messages = await self.table.wait(self.player)
+        if messages is not None:
+            return MessageStep(reward=0.0, messages=tuple(messages))
+        reward, metrics = self.table.result(self.player)
+        return MessageStep(reward=reward, stop_reason=StopReason.COMPLETED, metrics=metrics)
+
+    async def quit(self) -> None:
+        await self.table.quit(self.player)
+
+    async def on_limit(self, reason: StopReason) -> float:
+        await self.table.quit(self.player)
+        return self.table.result(self.player)[0]
+
+    async def close(self) -> None:
+        await self.table.quit(self.player)
+
+
+@frozen(eq=False, kw_only=True)
+class SelfPlay:
+    """A `GroupBuilder`: G players at G / n tables, all of them the policy, all of their tokens trained."""
+
+    problem: str
+    tags: tuple[str, ...]
+    game: Callable[[], Game]
+    """Makes a game, as it stands at the start."""
+    renderer: Renderer
+    parse_errors: ParseErrors = field(factory=ParseErrors)
+
+    @property
+    def coupled(self) -> bool:
+        return True
+
+    def make(self, n: int) -> Sequence[Env]:
+        envs: list[Env] = []
+        while len(envs) < n:
+            seats = Table(self.game()).seats()
+            if n % len(seats):
+                raise ConfigError(f"group_size={n}: a multiple of {len(seats)}, the players of a game")
+            envs += [RenderedEnv(env=s, renderer=self.renderer, parse_errors=self.parse_errors) for s in seats]
+        return envs
+
+    async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
+        return [0.0] * len(episodes)
+
+
+Opponent = Callable[[Game, int], str]
+"""The move of a player who is no policy: (game, player) -> text."""
+
+
+class Against:
+    """A `Game` for the one player `seat`; the others are played by `opponent`."""
+
+    def __init__(self, game: Game, seat: int, opponent: Opponent) -> None:
+        self._game = game
+        self._seat = seat
+        self._opponent = opponent
+        self._play()
+
+    def _play(self) -> None:
+        while (turn := self._game.turn) is not None and turn != self._seat:
+            self._game.observe(turn)
+            self._game.act(turn, self._opponent(self._game, turn))
+
+    @property
+    def players(self) -> int:
+        return 1
+
+    @property
+    def turn(self) -> int | None:
+        return None if self._game.turn is None else 0
+
+    def observe(self, player: int) -> Sequence[Message]:
+        return self._game.observe(self._seat)
+
+    def act(self, player: int, text: str) -> None:
+        self._game.act(self._seat, text)
+        self._play()
+
+    def quit(self, player: int) -> None:
+        self._game.quit(self._seat)
+
+    def reward(self, player: int) -> float:
+        return self._game.reward(self._seat)
+
+    def metrics(self, player: int) -> Mapping[str, float]:
+        return self._game.metrics(self._seat)
