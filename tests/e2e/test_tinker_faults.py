@@ -81,7 +81,7 @@ def training(schedule: Schedule) -> Iterator[tuple[ts.Trainer, ts.Batch]]:
         finally:
             began = time.monotonic()
             trainer.close()
-            assert time.monotonic() - began < 6, "closing waits for nobody"
+            assert time.monotonic() - began < 15, "closing waits for nobody"
 
 
 def chats() -> str:
@@ -268,8 +268,8 @@ def test_a_run_that_a_server_ended_goes_on_with_the_same_command(
     with serving(schedule) as (url, app):
         there = [*run, "log_path=run", "backend=tinker", f"base_url={url}"]
         began = time.monotonic()
-        assert main([*there, "timeout_s=9" if code == 3 else "timeout_s=4"]) == code
-        assert time.monotonic() - began < 25
+        assert main([*there, "timeout_s=15" if code == 3 else "timeout_s=8"]) == code
+        assert time.monotonic() - began < 60
         assert words in capsys.readouterr().err
         app.schedule = {}
         assert main(there) == 0
