@@ -231,6 +231,23 @@ def test_a_state_that_is_not_listed_is_not_saved() -> None:
         trainer.save_state("a").result(20)
 
 
+def test_an_adapter_is_had_by_either_way_that_servers_have() -> None:
+    """The archive of a checkpoint, and where there is none, external weights."""
+
+    def no_archives(name: str, call: int) -> Status | None:
+        return Status(404) if name.endswith("/archive") else None
+
+    files = []
+    for schedule in ({}, no_archives):
+        with training(schedule) as (trainer, batch):
+            trainer.forward_backward(batch, CROSS_ENTROPY)
+            trainer.optim_step(ts.AdamW(0.01))
+            got = trainer.export("final", "adapter").result(60)
+            files.append({path.name: path.read_bytes() for path in got})
+    assert files[0] == files[1]
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= files[0].keys()
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [
