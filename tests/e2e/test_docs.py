@@ -41,12 +41,13 @@ def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
     run_blocks(found, tmp_path)
 
 
-def test_the_page_on_tinker_runs_against_the_server_that_it_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["tinker.md", "serve.md"])
+def test_a_page_runs_against_the_server_that_it_starts(page: str, tmp_path: Path) -> None:
     pytest.importorskip("tinker", reason="needs the extra: tinker")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    found = [(kind, text.replace("8177", port)) for kind, text in blocks(ROOT / "docs" / "tinker.md")]
+    found = [(kind, text.replace("8177", port)) for kind, text in blocks(ROOT / "docs" / page)]
     started, rest = found[0][1].split("\n", 1)
     assert started.startswith("$ tinsmith serve")
     assert started.endswith("&")
