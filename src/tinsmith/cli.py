@@ -37,6 +37,7 @@ COMMANDS: dict[str, Entry] = {
     "conform": Entry("tinsmith.recipes.conform", "check a server of the Tinker protocol against its laws", "base_url"),
     "grade": Entry("tinsmith.recipes.grade", "compare answers to mathematics questions with the right ones", "file"),
     "render": Entry("tinsmith.recipes.render", "conversations as tokens and weights, to look at or to compare", "file"),
+    "runs": Entry("tinsmith.recipes.runs", "the runs below a directory: state, steps, last numbers", "directory"),
     "serve": Entry("tinsmith.recipes.serve", "the embedded engine behind the Tinker protocol", "model"),
 }
 """Jobs that are no recipes; their modules have the same `Config` and `run`."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tinsmith.domain.metrics import key_metrics, number
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
@@ -15,22 +17,6 @@ if TYPE_CHECKING:
 LINE_EVERY = 5.0
 """Seconds between two lines of progress where nobody watches live."""
 WIDE = 36
-SHOWN = 3
-"""Metrics shown beside the bar."""
-KEY_METRICS = (
-    "env/all/correct",
-    "env/all/reward/total",
-    "train_mean_nll",
-    "test/nll",
-    "test/env/all/correct",
-    "optim/kl_sample_train_v1",
-    "optim/entropy",
-    "learning_rate",
-    "optim/lr",
-)
-"""The metrics that a person looks at first, in this order; a run without any shows its own first ones."""
-
-
 BAR_WIDTH = 52
 """Columns of a live line that are not metrics: count, bar, time gone and left."""
 
@@ -138,12 +124,6 @@ class Terminal:
             self._bar = None
 
 
-def key_metrics(metrics: Mapping[str, float]) -> list[str]:
-    """The names of the few metrics to show."""
-    names = [name for name in KEY_METRICS if name in metrics] or [n for n in metrics if not n.startswith("time/")]
-    return names[:SHOWN]
-
-
 def fitting(metrics: Mapping[str, float], width: int) -> str:
     """As many key metrics as fit, under short names; one at least."""
     line = ""
@@ -154,15 +134,6 @@ def fitting(metrics: Mapping[str, float], width: int) -> str:
             break
         line = longer
     return line
-
-
-def number(value: Any) -> str:
-    """A number as a person reads it: 4 digits, thousands apart."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
-    return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

@@ -18,9 +18,10 @@ from rich.text import Text
 from tinsmith import cli
 from tinsmith.config import from_dict, option, options_of, resolve, to_dict
 from tinsmith.domain import errors
+from tinsmith.domain.metrics import key_metrics, number
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import RECIPES, Entry, load_recipe
-from tinsmith.ui import Terminal, duration, fitting, key_metrics, number
+from tinsmith.ui import Terminal, duration, fitting
 
 
 @attrs.frozen(kw_only=True)

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from attrs import field, frozen
 
 from tinsmith.domain.episodes import Episode, Group, StopReason
+
+SHOWN = 3
+"""Metrics shown beside the bar."""
+KEY_METRICS = (
+    "env/all/correct",
+    "env/all/reward/total",
+    "train_mean_nll",
+    "test/nll",
+    "test/env/all/correct",
+    "optim/kl_sample_train_v1",
+    "optim/entropy",
+    "learning_rate",
+    "optim/lr",
+)
+"""The metrics that a person looks at first, in this order; a run without any shows its own first ones."""
 
 
 @frozen
@@ -75,3 +91,18 @@ def _all_good(group: Group) -> bool:
 
 def _all_bad(group: Group) -> bool:
     return group.is_constant and group.rewards[0] < 0.5
+
+
+def key_metrics(metrics: Mapping[str, Any]) -> list[str]:
+    """The names of the few metrics to show."""
+    names = [name for name in KEY_METRICS if name in metrics] or [n for n in metrics if not n.startswith("time/")]
+    return names[:SHOWN]
+
+
+def number(value: Any) -> str:
+    """A number as a person reads it: 4 digits, thousands apart."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.4g}"

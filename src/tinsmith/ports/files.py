@@ -31,7 +31,9 @@ class FileSystem(Protocol):
         """Bytes in a file; for a directory, any number or IsADirectoryError."""
         ...
 
-    def stream(self, path: Path, chunk_bytes: int = 1 << 20) -> Iterator[bytes]: ...
+    def stream(self, path: Path, chunk_bytes: int = 1 << 20, start: int = 0) -> Iterator[bytes]:
+        """The bytes of a file from `start` on, in chunks."""
+        ...
 
     def append(self, path: Path, data: bytes) -> None:
         """Write at the end of a file, which is created when it is missing. An error may leave part of it written."""
@@ -59,6 +61,10 @@ class FileSystem(Protocol):
 
     def lock(self, path: Path) -> Lock:
         """Hold the lock file at `path`, created when missing. RunLockedError names the process that has it."""
+        ...
+
+    def holder(self, path: Path) -> str | None:
+        """Who holds the lock file at `path`, e.g. "4711 on host"; None when nobody does. Asking is in nobody's way."""
         ...
 
 

@@ -170,6 +170,10 @@ def open_run(recipe: str, config: RunConfig, path: Path, progress: Progress) -> 
                 f"after step {point.step}, from checkpoint {point.name}" if point else "at its start: none was saved"
             )
             progress.note(f"stopped; the run goes on {where}")
+            directory.record_end("interrupt", "Ctrl-C")
+            raise
+        except Exception as error:
+            directory.record_end("error", f"{type(error).__name__}: {error}"[:2000])
             raise
 
 

@@ -202,9 +202,9 @@ class MemoryFiles:
         self._check()
         return len(self.disk.inode(path).data)
 
-    def stream(self, path: Path, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
+    def stream(self, path: Path, chunk_bytes: int = 1 << 20, start: int = 0) -> Iterator[bytes]:
         self._check()
-        data = self.disk.inode(path).data
+        data = self.disk.inode(path).data[start:]
         return (data[i : i + chunk_bytes] for i in range(0, len(data), chunk_bytes))
 
     def append(self, path: Path, data: bytes) -> None:
@@ -265,3 +265,7 @@ class MemoryFiles:
         self._check()
         self.locks.add(path)
         return _MemoryLock(self, path)
+
+    def holder(self, path: Path) -> str | None:
+        self._check()
+        return "1 on this disk" if any(path in process.locks for process in self.disk.processes) else None

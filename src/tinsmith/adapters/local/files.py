@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from weakref import WeakSet
@@ -53,8 +54,9 @@ class LocalFiles:
     def size(self, path: Path) -> int:
         return os.stat(path).st_size
 
-    def stream(self, path: Path, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
+    def stream(self, path: Path, chunk_bytes: int = 1 << 20, start: int = 0) -> Iterator[bytes]:
         with open(path, "rb") as file:
+            file.seek(start)
             while chunk := file.read(chunk_bytes):
                 yield chunk
 
@@ -100,9 +102,9 @@ class LocalFiles:
     def lock(self, path: Path) -> FileLock:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _exclusive(descriptor)
         except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "unknown"
+            holder = _named(descriptor)
             os.close(descriptor)
             raise RunLockedError(
                 f"{path.parent}: process {holder} works in this run directory; wait for it, stop it, "
@@ -114,3 +116,39 @@ class LocalFiles:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         return FileLock(descriptor)
+
+    def holder(self, path: Path) -> str | None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _named(descriptor)
+        finally:
+            os.close(descriptor)
+        return None
+
+
+ASKING_SECONDS = 0.25
+"""For how long a lock that is held is tried again: `holder` has it for the blink of an eye."""
+
+
+def _exclusive(descriptor: int) -> None:
+    """Take the lock, or raise BlockingIOError."""
+    until = time.monotonic() + ASKING_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _named(descriptor: int) -> str:
+    """What the holder wrote into the lock file."""
+    return os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "unknown"

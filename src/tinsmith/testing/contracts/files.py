@@ -42,6 +42,7 @@ class FileSystemContract:
         files.truncate(path, cut)
         assert read(self.make(), path) == whole[:cut]
         assert b"".join(files.stream(path, chunk_bytes)) == whole[:cut]
+        assert b"".join(files.stream(path, chunk_bytes, start=cut // 2)) == whole[cut // 2 : cut]
         files.append(path, b"more")
         assert read(files, path) == whole[:cut] + b"more"
 
@@ -109,11 +110,16 @@ class FileSystemContract:
 
     def test_a_lock_has_one_holder(self) -> None:
         files, path = self.make(), self.root() / "lock"
+        assert files.holder(path) is None
+        assert not exists(files, path)
         lock = files.lock(path)
+        assert files.holder(path)
+        assert self.make().holder(path)
         for other in (files, self.make()):
             with pytest.raises(RunLockedError, match="process"):
                 other.lock(path)
         lock.release()
         lock.release()
+        assert self.make().holder(path) is None
         self.make().lock(path).release()
         assert exists(files, path)

@@ -13,7 +13,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from attrs import asdict, field, fields_dict, frozen
@@ -21,6 +21,9 @@ from attrs import asdict, field, fields_dict, frozen
 from tinsmith.domain.errors import JournalError
 
 FORMAT = 1
+
+Cause = Literal["budget", "interrupt", "error"]
+"""Why a run stopped before its end: a limit of its own, Ctrl-C, or an error."""
 
 
 @frozen(kw_only=True)
@@ -98,11 +101,12 @@ class Deleted:
 
 @frozen(kw_only=True)
 class Stopped:
-    """The run was stopped after `step` steps, before it was complete, by a limit of its own."""
+    """The process left the run after `step` steps, before it was complete, and said why."""
 
     kind: ClassVar[str] = "stopped"
     step: int
     reason: str
+    cause: Cause = "budget"
 
 
 @frozen(kw_only=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from tinsmith.ports.files import FileSystem, digest, exists, make_directories, s
 from tinsmith.workflows.journal.log import Journal
 from tinsmith.workflows.journal.outputs import Outputs
 from tinsmith.workflows.journal.records import (
+    Cause,
     Checkpoint,
     Deleted,
     Evaluation,
@@ -89,6 +91,7 @@ class RunDirectory:
         self._next_step: int | None = None  # None until `resume`
         self._checkpoints: list[Checkpoint] = []  # that can be resumed from, oldest first
         self._finished_at: int | None = None
+        self._stopped = False
         self._spent = Spent()
 
     @classmethod
@@ -410,7 +413,16 @@ class RunDirectory:
 
     def record_stop(self, reason: str) -> None:
         """A limit of the run's own stops it here, after its checkpoint was recorded."""
+        self._stopped = True
         self._journal.append(Stopped(step=self._expected(), reason=reason), sync=True)
+
+    def record_end(self, cause: Cause, reason: str) -> None:
+        """Say why the process leaves the run unfinished, for those who look at it; a resume does not need it. Says
+        nothing of a run that is complete or was stopped already, nor where nothing can be written."""
+        if self._next_step is None or self._finished_at is not None or self._stopped or self._journal.failed:
+            return
+        with suppress(JournalError):
+            self._journal.append(Stopped(step=self._next_step, reason=reason, cause=cause), sync=True)
 
     def finish(self, reason: str) -> None:
         """The run is complete; everything recorded is durable. Close it next."""
