@@ -61,13 +61,10 @@ class Hub:
         self.futures.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        await asyncio.to_thread(self._close)
-        self.store.close()
-
-    def _close(self) -> None:
         for run in self.runs.values():
-            run.close()
-        self._samplers.close()
+            await run.close()
+        await asyncio.to_thread(self._samplers.close)
+        self.store.close()
 
     def engine(self, name: str) -> Engine:
         if name not in self.engines:
@@ -121,7 +118,7 @@ class Hub:
         for run in gone:
             del self.runs[run.model.id]
         for run in gone:
-            await asyncio.to_thread(run.close)
+            await run.close()
 
     # Models
 
@@ -226,7 +223,7 @@ class Hub:
     async def unload(self, name: str) -> None:
         run = self.runs.pop(name, None)
         if run is not None:
-            await asyncio.to_thread(run.close)
+            await run.close()
 
     # Samplers
 

@@ -64,6 +64,7 @@ class TrainingRun:
         self._began = 0.0
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     @property
     def queued(self) -> int:
@@ -132,7 +133,7 @@ class TrainingRun:
                     await trainer.load_state(model.origin, optimizer=model.with_optimizer)
                     self._set_snapshot(0, await trainer.save_state("snapshot-0"))
             except BaseException:
-                trainer.close()
+                await asyncio.to_thread(trainer.close)
                 raise
         except Exception as error:
             self._opening = None
@@ -142,6 +143,9 @@ class TrainingRun:
                     self.request_id(seq), failure(error)
                 )  # not recorded: it is tried again when asked for
             raise
+        if self._closed:
+            await asyncio.to_thread(trainer.close)
+            return
         self._next = self.model.snapshot_seq + 1
         for seq, kind, body, outcome in self._store.requests_after(model.id, self.model.snapshot_seq):
             self._futures.open(self.request_id(seq))
@@ -209,12 +213,13 @@ class TrainingRun:
             self._futures.set(self.request_id(seq), outcome)
         self._drain()
 
-    def close(self) -> None:
-        """Let go of the trainer; a later request makes it again, with all that was done."""
+    async def close(self) -> None:
+        """Let go of the trainer. Another run of the model makes it again, with all that was done."""
+        self._closed = True
         trainer, self._trainer = self._trainer, None
         for seq in (*self._waiting, *self._running):
             self._futures.drop(self.request_id(seq))
         self._waiting.clear()
         self._waiting_bytes = 0
         if trainer is not None:
-            trainer.close()
+            await asyncio.to_thread(trainer.close)
