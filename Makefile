@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
 PYTEST_ARGS ?=
 
-.PHONY: run build extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering bench-serve parity renderers oracles tiny package fmt clean help
+.PHONY: run build cookbook extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering bench-serve parity renderers oracles tiny package fmt clean help
 
 run: build        ## train the tiny model on arithmetic by reinforcement learning
 	$(BIN)/tinsmith rl-basic
@@ -67,8 +67,12 @@ bench-engine: build .parity-venv/.built   ## the engine's tokens a second beside
 
 .cookbook-venv/.built:
 	test -x .cookbook-venv/bin/python || $(PY) -m venv .cookbook-venv
-	.cookbook-venv/bin/python -m pip install --quiet tinker-cookbook==0.6.1 sympy pylatexenc math-verify
+	.cookbook-venv/bin/python -m pip install --quiet --no-deps tinker-cookbook==0.6.1
+	.cookbook-venv/bin/python tests/cookbook/requirements.py | .cookbook-venv/bin/python -m pip install --quiet -r /dev/stdin
 	touch $@
+
+cookbook: build .cookbook-venv/.built   ## tinker-cookbook, unmodified, against tinsmith serve, beside our recipes: some minutes
+	$(BIN)/python tests/cookbook/run.py --peer .cookbook-venv/bin/python
 
 bench-serve: build extras   ## what the wire costs: the engine called directly and through `tinsmith serve` with the SDK, in turns
 	$(BIN)/python benches/serve.py

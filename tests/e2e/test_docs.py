@@ -21,12 +21,12 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return FENCE.findall(page.read_text())
 
 
-def run(argv: list[str], where: Path) -> subprocess.CompletedProcess[str]:
+def run(argv: list[str], where: Path, exported: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     return subprocess.run(
         argv,
         cwd=where,
-        env={"PATH": path, "HOME": str(where), "PYTHONPATH": str(ROOT / "src")},
+        env={"PATH": path, "HOME": str(where), "PYTHONPATH": str(ROOT / "src"), **(exported or {})},
         capture_output=True,
         text=True,
         timeout=200,
@@ -41,13 +41,14 @@ def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
     run_blocks(found, tmp_path)
 
 
-@pytest.mark.parametrize("page", ["tinker.md", "serve.md"])
+@pytest.mark.parametrize("page", ["tinker.md", "serve.md", "laptop.md"])
 def test_a_page_runs_against_the_server_that_it_starts(page: str, tmp_path: Path) -> None:
     pytest.importorskip("tinker", reason="needs the extra: tinker")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    found = [(kind, text.replace("8177", port)) for kind, text in blocks(ROOT / "docs" / page)]
+    text = (ROOT / "docs" / page).read_text().split("## tinker-cookbook")[0]  # its commands run in `make cookbook`
+    found = [(kind, block.replace("8177", port)) for kind, block in FENCE.findall(text)]
     started, rest = found[0][1].split("\n", 1)
     assert started.startswith("$ tinsmith serve")
     assert started.endswith("&")
@@ -70,17 +71,21 @@ def test_a_page_runs_against_the_server_that_it_starts(page: str, tmp_path: Path
 
 
 def run_blocks(found: list[tuple[str, str]], tmp_path: Path) -> None:
+    exported: dict[str, str] = {}
     for kind, text in found:
         if kind == "python":
-            done = run([sys.executable, "-c", text], tmp_path)
+            done = run([sys.executable, "-c", text], tmp_path, exported)
             assert done.returncode == 0, f"{text}\n{done.stderr}"
             continue
         for line in text.splitlines():
             if not line.startswith("$ "):
                 continue
             command, _, comment = line[2:].partition("   # ")
+            if command.startswith("export "):
+                exported |= dict(pair.split("=", 1) for pair in command.split()[1:])
+                continue
             command = re.sub(r"^tinsmith\b", f"{sys.executable} -m tinsmith", command)
-            done = run(["bash", "-c", command], tmp_path)
+            done = run(["bash", "-c", command], tmp_path, exported)
             fails = comment.strip() == "fails"
             assert (done.returncode != 0) == fails, f"{command}\n{done.stdout}\n{done.stderr}"
             if fails:

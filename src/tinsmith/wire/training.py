@@ -19,6 +19,7 @@ from tinsmith.wire.messages import types
 _DTYPES: dict[int, npt.DTypeLike] = {1: "<f4", 2: "<i8", 3: "<i4"}
 _BFLOAT16 = 4
 _INPUTS = ("target_tokens", "weights", "logprobs", "advantages", "reference_logprobs")
+_RATIO_MASK = "sequence_ratio_mask"
 _TOKENS = np.dtype("<i4")
 
 
@@ -48,7 +49,7 @@ def decode_request(body: bytes) -> TrainRequest:
     if not message.data:
         raise ShapeError("data: at least one datum")
     loss = LossSpec(message.loss_fn, _options(message))
-    rows = [_row(datum, index) for index, datum in enumerate(message.data)]
+    rows = [_row(datum, index, loss.name) for index, datum in enumerate(message.data)]
     lengths = [len(tokens) for tokens, _ in rows]
     columns = _columns([inputs for _, inputs in rows], lengths)
     widths = tuple(0 if inputs["target_tokens"].ndim == 1 else inputs["target_tokens"].shape[1] for _, inputs in rows)
@@ -72,7 +73,7 @@ def _options(message: Any) -> dict[str, float | str]:
     return options
 
 
-def _row(datum: Any, index: int) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
+def _row(datum: Any, index: int, loss: str) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
     """(tokens, inputs) of one datum."""
     parts = []
     for chunk in datum.model_input:
@@ -88,7 +89,7 @@ def _row(datum: Any, index: int) -> tuple[npt.NDArray[Any], dict[str, npt.NDArra
         raise ShapeError(f"datum {index}: model_input holds no token")
     inputs = {}
     for name, tensor in datum.loss_fn_inputs.items():
-        if name not in _INPUTS:
+        if name not in _INPUTS and not (loss == "gspo" and name == _RATIO_MASK):
             raise ConfigError(f"datum {index}: loss_fn_inputs has {name!r}; known are {', '.join(_INPUTS)}")
         value = decode_tensor(tensor, f"datum {index}, {name}")
         if value.shape[:1] != tokens.shape:
@@ -103,10 +104,26 @@ def _row(datum: Any, index: int) -> tuple[npt.NDArray[Any], dict[str, npt.NDArra
         raise ShapeError(f"datum {index}: target_tokens holds an id that is none")
     if weights is not None and weights.shape != targets.shape:
         raise ShapeError(f"datum {index}: weights {weights.shape} and target_tokens {targets.shape} differ in shape")
-    for name in _INPUTS[2:]:
+    for name in (*_INPUTS[2:], _RATIO_MASK):
         if name in inputs and inputs[name].ndim != 1:
             raise ShapeError(f"datum {index}: {name} has shape {inputs[name].shape}, not [{len(tokens)}]")
+    if _RATIO_MASK in inputs:
+        inputs["weights"] = _weights_of_ratio(inputs.pop(_RATIO_MASK), inputs, index)
     return tokens, inputs
+
+
+def _weights_of_ratio(
+    mask: npt.NDArray[Any], inputs: Mapping[str, npt.NDArray[Any]], index: int
+) -> npt.NDArray[np.float32]:
+    """The tokens whose ratios gspo averages, as weights. The same loss as long as the others have no advantage."""
+    if not np.isin(mask, (0, 1)).all():
+        raise ConfigError(f"datum {index}: {_RATIO_MASK} must hold 0 and 1 alone")
+    if "weights" in inputs:
+        raise ConfigError(f"datum {index}: weights or {_RATIO_MASK}, not both")
+    advantages = inputs.get("advantages")
+    if advantages is not None and advantages[mask == 0].any():
+        raise CapabilityError(f"datum {index}: an advantage where {_RATIO_MASK} is 0; this server takes none there")
+    return mask.astype(np.float32)
 
 
 def _columns(rows: Sequence[dict[str, npt.NDArray[Any]]], lengths: Sequence[int]) -> dict[str, Any]:

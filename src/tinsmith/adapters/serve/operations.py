@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from tinsmith.adapters.serve import names
+from tinsmith.adapters.serve import encryption, names
 from tinsmith.adapters.serve.outcome import PROTOBUF, Outcome, ok
 from tinsmith.adapters.serve.store import Checkpoint, Model, SamplingSession, Store
 from tinsmith.domain import losses
@@ -172,14 +172,15 @@ class Operations:
         return saved.and_then(lambda handle: made.then(lambda sampler: keep(sampler, handle)))
 
     def _save_external(self, trainer: Trainer, seq: int, request: requests.SaveWeightsExternal) -> Pending[Outcome]:
-        """The adapter as Hugging Face files, in PEFT layout."""
-        if request.age_encryption_recipients:
-            raise CapabilityError("age_encryption_recipients: this server writes files as they are")
+        """The adapter as Hugging Face files, in PEFT layout; encrypted where recipients are named."""
+        sealed = encryption.to(request.age_encryption_recipients) if request.age_encryption_recipients else None
         expires = names.expiry(request.ttl_seconds)
         path = self._free(seq, "external_weights", request.path, overwrite=False)
         directory = self._store.states_of(self._model.id) / f"external_weights-{seq}"
 
         def record(files: Sequence[Path]) -> Outcome:
+            if sealed is not None:  # what is sealed already is of a process that was killed
+                files = [sealed(file) for file in files if file.suffix != encryption.SUFFIX]
             size = sum(names.file_size(str(file)) for file in files)
             self._add(seq, path, str(directory), expires, size, None)
             return ok({"path": path, "size_bytes": size, "type": "save_weights_external"})
