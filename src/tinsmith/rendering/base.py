@@ -120,7 +120,7 @@ class Renderer(ABC):
 
     def render_batch(self, conversations: Sequence[Conversation | Mapping[str, Any]]) -> RenderedBatch:
         """`render` of each conversation, all in one call. Raises RenderError with the conversation's index."""
-        return render_batch(self, conversations)
+        return render_batch(self, conversations, lambda c: self.written(c.messages, c.tools))
 
     def generation_prompt(
         self,
@@ -132,13 +132,14 @@ class Renderer(ABC):
         """Tokens after which the model answers. `prefill` starts the answer: text that the model goes on from."""
         messages, tools = messages_of(messages), tools_of(tools)
         self.check(messages, tools)
-        out = self._script(self.tokenizer)
-        self._write(out, messages, tools, 0)
-        out.message = len(messages)
-        self._write_header(out)
-        out.cut()
-        self._write_prefill(out, prefill)
-        return self.with_media(out.render(), messages)
+        return self.with_media(self.asked(messages, tools, prefill).render(), messages)
+
+    def generation_prompt_batch(
+        self, conversations: Sequence[Conversation | Mapping[str, Any]], *, prefill: str = ""
+    ) -> RenderedBatch:
+        """`generation_prompt` of each conversation, all in one call. Raises RenderError with the conversation's
+        index."""
+        return render_batch(self, conversations, lambda c: self.asked(c.messages, c.tools, prefill))
 
     def supervised(
         self,
@@ -186,6 +187,16 @@ class Renderer(ABC):
         out = self._script(self.tokenizer)
         out.sampled = sampled
         self._write(out, messages, tools, 0)
+        return out
+
+    def asked(self, messages: Sequence[Message], tools: Sequence[Tool], prefill: str) -> Script:
+        """All messages, checked before, and what comes before an answer, before they are tokens."""
+        out = self._script(self.tokenizer)
+        self._write(out, messages, tools, 0)
+        out.message = len(messages)
+        self._write_header(out)
+        out.cut()
+        self._write_prefill(out, prefill)
         return out
 
     def bridge(

@@ -5,7 +5,7 @@ What a batch gives is what its conversations give one by one; only the time diff
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from attrs import evolve
@@ -34,15 +34,16 @@ class Writer(Protocol):
 Given: TypeAlias = Sequence[Conversation | Mapping[str, Any]]
 
 
-def render_batch(renderer: Writer, given: Given) -> RenderedBatch:
-    """`render` of each. Raises RenderError, naming the conversation, for the first that cannot be rendered."""
+def render_batch(renderer: Writer, given: Given, write: Callable[[Conversation], Script]) -> RenderedBatch:
+    """What `write` makes of each. Raises RenderError, naming the conversation, for the first that cannot be
+    rendered."""
     scripts = []
     with_media: list[tuple[int, Sequence[Message]]] = []
     for number, one in enumerate(given):
         try:
             conversation = conversation_of(one)
             renderer.check(conversation.messages, conversation.tools)
-            scripts.append(renderer.written(conversation.messages, conversation.tools))
+            scripts.append(write(conversation))
         except RenderError as error:
             raise RenderError(f"conversation {number}: {error}") from error
         if any(m.media for m in conversation.messages):

@@ -30,8 +30,8 @@ from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.given import messages_of, tools_of
-from tinsmith.rendering.records import Hints, Origin, Parsed, Rendered, Stop, Termination
+from tinsmith.rendering.given import messages_of
+from tinsmith.rendering.records import Hints, Origin, Parsed, Stop, Termination
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.tagged import Tags, read_answer, read_json_call
 from tinsmith.rendering.templates import BEGIN, END, GUARD, ChatTemplate, escaped, plain
@@ -131,21 +131,13 @@ class HFTemplate(Renderer):
     def _write_header(self, out: Script) -> None:
         """Nothing by itself: a template writes messages and header in one go."""
 
-    def generation_prompt(
-        self,
-        messages: Sequence[Message | Mapping[str, Any]],
-        *,
-        tools: Sequence[Tool | Mapping[str, Any]] = (),
-        prefill: str = "",
-    ) -> Rendered:
-        messages, tools = messages_of(messages), tools_of(tools)
-        self.check(messages, tools)
+    def asked(self, messages: Sequence[Message], tools: Sequence[Tool], prefill: str) -> Script:
         out = self._script(self.tokenizer)
         self._write_text(out, messages, tools, ask=True)
         out.message = len(messages)
         out.cut()
         out.text(prefill, Origin.TEXT)
-        return out.render()
+        return out
 
     def bridge(
         self,

@@ -227,6 +227,11 @@ class RendererContract:
             alone = renderer.render(conversation.messages, conversation.tools)
             assert rendered.starts_with(alone)
             assert len(rendered) == len(alone)
+        prefill = data.draw(texts())
+        for conversation, rendered in zip(some, renderer.generation_prompt_batch(some, prefill=prefill), strict=True):
+            alone = renderer.generation_prompt(conversation.messages, tools=conversation.tools, prefill=prefill)
+            assert rendered.starts_with(alone)
+            assert len(rendered) == len(alone)
 
     def test_what_cannot_be_rendered_is_refused_by_message(self) -> None:
         renderer = self.make()
