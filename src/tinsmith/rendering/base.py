@@ -25,7 +25,7 @@ from tinsmith.rendering.given import conversation_of, messages_of, tools_of
 from tinsmith.rendering.records import Examples, Hints, Origin, Overlong, Parsed, Rendered, Stop, Termination, TrainOn
 from tinsmith.rendering.script import LooseScript, RenderedBatch, Script
 from tinsmith.rendering.streaming import Stream
-from tinsmith.rendering.supervised import examples_of
+from tinsmith.rendering.supervised import examples_of, plan_of
 
 
 class Renderer(ABC):
@@ -158,12 +158,11 @@ class Renderer(ABC):
         conversation = conversation_of(conversation)
         self.check(conversation.messages, conversation.tools)
         return examples_of(
-            conversation,
+            plan_of(conversation.messages, stable=self.is_prefix_stable, train_on=TrainOn(train_on)),
             lambda n: self.with_media(
                 self.written(conversation.messages[:n], conversation.tools, sampled=True).render(),
                 conversation.messages[:n],
             ),
-            stable=self.is_prefix_stable,
             train_on=TrainOn(train_on),
             max_length=max_length,
             overlong=Overlong(overlong),
@@ -291,7 +290,7 @@ class Renderer(ABC):
 
     def with_media(self, rendered: Rendered, messages: Sequence[Message]) -> Rendered:
         """Pair each placeholder with its part."""
-        if not any(m.media for m in messages):
+        if not self.placeholders or not any(m.media for m in messages):
             return rendered
         which = [self.tokenizer.special_tokens[t] for t in self.placeholders.values()]
         at = np.flatnonzero(np.isin(rendered.ids, which)).tolist()

@@ -16,7 +16,7 @@ from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.given import conversation_of
 from tinsmith.rendering.records import Examples, Overlong, Rendered, TrainOn
 from tinsmith.rendering.script import RenderedBatch, Script, encode
-from tinsmith.rendering.supervised import ends_of, examples_of
+from tinsmith.rendering.supervised import Plan, examples_of, plan_of
 
 
 class Writer(Protocol):
@@ -58,27 +58,26 @@ def supervised_batch(
 ) -> list[Examples | RenderError]:
     """`supervised` of each, or in its place the error that it raises."""
     scripts: list[Script] = []
-    found: list[tuple[Conversation, dict[int, int]] | RenderError] = []  # with scripts by their number of messages
+    found: list[tuple[Conversation, Plan, int] | RenderError] = []  # with the first of its scripts
     for one in given:
         start = len(scripts)
         try:
             conversation = conversation_of(one)
             renderer.check(conversation.messages, conversation.tools)
-            ends = ends_of(conversation.messages, stable=renderer.is_prefix_stable, train_on=train_on)
-            for end in ends:
+            plan = plan_of(conversation.messages, stable=renderer.is_prefix_stable, train_on=train_on)
+            for end in plan.ends:
                 scripts.append(renderer.written(conversation.messages[:end], conversation.tools, sampled=True))
         except RenderError as error:
             del scripts[start:]
             found.append(error)
         else:
-            found.append((conversation, {end: start + i for i, end in enumerate(ends)}))
+            found.append((conversation, plan, start))
     batch = encode(renderer.tokenizer, scripts)
 
-    def examples(conversation: Conversation, where: Mapping[int, int]) -> Examples:
+    def examples(conversation: Conversation, plan: Plan, start: int) -> Examples:
         return examples_of(
-            conversation,
-            lambda n: renderer.with_media(batch[where[n]], conversation.messages[:n]),
-            stable=renderer.is_prefix_stable,
+            plan,
+            lambda n: renderer.with_media(batch[start + plan.ends.index(n)], conversation.messages[:n]),
             train_on=train_on,
             max_length=max_length,
             overlong=overlong,

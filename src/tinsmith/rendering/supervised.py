@@ -2,54 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
+from attrs import frozen
 
 from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import ConfigError, RenderError
-from tinsmith.domain.messages import Conversation, MediaPart, Message
+from tinsmith.domain.messages import MediaPart, Message
 from tinsmith.domain.tokens import Floats
 from tinsmith.rendering.records import Examples, NothingToTrain, Overlong, Rendered, TooLong, TrainOn
 
 
 def message_weights(messages: Sequence[Message], train_on: TrainOn) -> Floats:
     """[len(messages)] float32: the weight of each message's tokens."""
-    weights = np.zeros(len(messages), np.float32)
     answers = [i for i, m in enumerate(messages) if m.role == "assistant"]
     last = answers[-1] if answers else -1
-    turn = max((i for i in range(last) if messages[i].role == "user"), default=-1)
-    for i, message in enumerate(messages):
-        answer = message.role == "assistant"
-        match train_on:
-            case TrainOn.LAST_ASSISTANT_MESSAGE:
-                trained = i == last
-            case TrainOn.LAST_ASSISTANT_TURN:
-                trained = answer and i > turn
-            case TrainOn.ALL_ASSISTANT_MESSAGES:
-                trained = answer
-            case TrainOn.ALL_USER_AND_SYSTEM_MESSAGES:
-                trained = message.role in ("system", "developer", "user")
-            case TrainOn.ALL_MESSAGES | TrainOn.ALL_TOKENS:
-                trained = True
-            case TrainOn.CUSTOMISED:
+    if train_on is TrainOn.LAST_ASSISTANT_MESSAGE:
+        trained: Collection[int] = answers[-1:]
+    elif train_on is TrainOn.LAST_ASSISTANT_TURN:
+        turn = max((i for i in range(last) if messages[i].role == "user"), default=-1)
+        trained = [i for i in answers if i > turn]
+    elif train_on is TrainOn.ALL_ASSISTANT_MESSAGES:
+        trained = answers
+    elif train_on is TrainOn.ALL_USER_AND_SYSTEM_MESSAGES:
+        trained = [i for i, m in enumerate(messages) if m.role in ("system", "developer", "user")]
+    else:
+        trained = range(len(messages))
+        if train_on is TrainOn.CUSTOMISED:
+            for i, message in enumerate(messages):
                 if message.weight is None:
                     raise RenderError(f"train_on=customised needs a weight for every message; message {i} has none")
-                trained = True
-        weights[i] = float(trained) * (1.0 if message.weight is None else message.weight)
+    weights = np.zeros(len(messages), np.float32)
+    for i in trained:
+        given = messages[i].weight
+        weights[i] = 1.0 if given is None else given
     return weights
 
 
-def ends_of(messages: Sequence[Message], *, stable: bool, train_on: TrainOn) -> list[int]:
-    """How many messages each needed rendering holds: one rendering per trained answer, as it was when that answer was
-    the last; where nothing is rewritten, the last one holds them all. Raises NothingToTrain."""
-    trained: list[int] = np.flatnonzero(message_weights(messages, train_on)).tolist()
+@frozen(eq=False)
+class Plan:
+    """What of a conversation is trained, and which renderings that takes."""
+
+    weights: Floats
+    """[messages] float32."""
+    ends: tuple[int, ...]
+    """How many messages each rendering holds."""
+
+
+def plan_of(messages: Sequence[Message], *, stable: bool, train_on: TrainOn) -> Plan:
+    """One rendering per trained answer, as it was when that answer was the last; where nothing is rewritten, the last
+    one holds them all. Raises NothingToTrain."""
+    weights = message_weights(messages, train_on)
+    trained: list[int] = np.flatnonzero(weights).tolist()
     if not trained:
         raise NothingToTrain(f"no message has a weight under train_on={train_on}")
     ends = {_end(messages, trained[-1])}
     if not stable:
         ends |= {i + 1 for i in trained if messages[i].role == "assistant"}
-    return sorted(ends)
+    return Plan(weights, tuple(sorted(ends)))
 
 
 def _end(messages: Sequence[Message], last: int) -> int:
@@ -62,10 +73,9 @@ def _end(messages: Sequence[Message], last: int) -> int:
 
 
 def examples_of(
-    conversation: Conversation,
+    plan: Plan,
     render: Callable[[int], Rendered],
     *,
-    stable: bool,
     train_on: TrainOn,
     max_length: int | None,
     overlong: Overlong,
@@ -73,12 +83,10 @@ def examples_of(
     """Datums of a conversation; `render(n)` renders its first n messages. See `Renderer.supervised`."""
     if max_length is not None and max_length < 1:
         raise ConfigError(f"max_length={max_length}: at least 1")
-    messages = conversation.messages
-    weights = message_weights(messages, train_on)
     # Renderings that grow out of one another merge.
     renderings: list[tuple[Rendered, int]] = []  # with the first message that this rendering trains
     first = 0
-    for end in ends_of(messages, stable=stable, train_on=train_on):
+    for end in plan.ends:
         rendered = render(end)
         if renderings and rendered.starts_with(renderings[-1][0]):
             first = renderings.pop()[1]
@@ -88,8 +96,9 @@ def examples_of(
     media: list[tuple[tuple[int, MediaPart], ...]] = []
     truncated = skipped = 0
     for number, (rendered, first) in enumerate(renderings):
-        owned = np.append(weights, np.float32(train_on is TrainOn.ALL_TOKENS and number == 0))
-        owned[:first] = 0.0
+        owned = np.zeros(len(plan.weights) + 1, np.float32)
+        owned[first:-1] = plan.weights[first:]
+        owned[-1] = train_on is TrainOn.ALL_TOKENS and number == 0
         per_token = owned[rendered.message]  # -1, no message, is the last entry
         if train_on is not TrainOn.ALL_TOKENS:
             per_token[~rendered.is_output] = 0.0
