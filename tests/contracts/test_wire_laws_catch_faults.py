@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from faulty_wire import Call, Fault, Reply, Switch, Training, faulty_server, within
-from wire_faults import FAULTS
+from wire_fault_kinds import Make
+from wire_faults import FAULTS, MORE
 
 from tinsmith import cli
 from tinsmith.testing.conformance import LAWS, Verdict, Wire, World, check_law
@@ -29,10 +30,13 @@ def test_every_law_has_a_fault() -> None:
     assert set(FAULTS) == set(LAWS)
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_the_law_finds_its_fault(name: str, served: tuple[World, Switch]) -> None:
+@pytest.mark.parametrize(
+    ("name", "what", "make"),
+    [*((name, *FAULTS[name]) for name in LAWS if name in FAULTS), *MORE],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_law_finds_its_fault(name: str, what: str, make: Make, served: tuple[World, Switch]) -> None:
     world, switch = served
-    what, make = FAULTS[name]
     with switch.on(make(switch)):
         finding = check_law(LAWS[name], world, examples=5, shrink_s=0.0)
     world.drop_model()

@@ -341,6 +341,50 @@ class Inside(Fault):
         self.engine = what
 
 
+def clip_each(body: dict[str, Any]) -> None:
+    """With every entry at the bound, a step along the gradient is one of its signs."""
+    settings = body["adam_params"]
+    if norm := settings["grad_clip_norm"]:
+        settings.update(learning_rate=settings["learning_rate"] * norm / settings["eps"], eps=1e-12, grad_clip_norm=0.0)
+
+
+def mean_of_targets(weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return weights if weights.ndim == 1 else weights / weights.shape[1]
+
+
+def add_metric(message: Any) -> None:
+    message.metrics["grad_norm"] = 1.0
+
+
+def late(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.roll(scores, 1)
+
+
+def one_less(body: dict[str, Any]) -> None:
+    body["num_samples"] = max(body["num_samples"] - 1, 1)
+
+
+def cut_last(sequence: Any) -> None:
+    if sequence.stop_reason == 0:
+        sequence.tokens, sequence.logprobs = sequence.tokens[:-4], sequence.logprobs[:-4]
+
+
+def unknown(call: Call, reply: Reply) -> bool:
+    return reply.status == 404
+
+
+def wait_on(reply: Reply) -> None:
+    reply.put({"type": "try_again"}, 200)
+
+
+def is_trained(call: Call, reply: Reply) -> bool:
+    return call.kind.startswith("F") and reply.content_type == f.PROTOBUF
+
+
+def as_json(reply: Reply) -> None:
+    reply.put({"loss_fn_outputs": [], "metrics": {}})
+
+
 def crash(body: bytes) -> Callable[[Call, Reply], bool]:
     return lambda call, reply: body in call.body
 

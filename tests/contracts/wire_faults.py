@@ -20,20 +20,28 @@ from wire_fault_kinds import (
     OnceOnly,
     SavedLate,
     adam,
+    add_metric,
+    as_json,
     at_least_one,
     by_arrival,
     clamp,
     clean,
+    clip_each,
     crash,
+    cut_last,
     ever_new,
     fill,
     first_chunk,
     first_is_zero,
     first_twice,
     ids_are_nothing,
+    is_trained,
+    late,
     loss,
+    mean_of_targets,
     no_bias_correction,
     no_config,
+    one_less,
     only_first,
     output,
     params,
@@ -52,6 +60,8 @@ from wire_fault_kinds import (
     table,
     temper,
     unclip,
+    unknown,
+    wait_on,
     with_optimizer,
 )
 
@@ -108,6 +118,10 @@ FAULTS: dict[str, tuple[str, Make]] = {
     "moments": ("nothing of past gradients is kept", lambda _: adam(beta1=0.0, beta2=0.0)),
     "weight_decay": ("weight_decay is ignored", lambda _: adam(weight_decay=0.0)),
     "gradient_clipping": ("grad_clip_norm is ignored", lambda _: adam(grad_clip_norm=0.0)),
+    "clipping_keeps_direction": (
+        "each entry of a gradient is clipped alone",
+        lambda _: f.Json("optim_step", clip_each),
+    ),
     "result_of_step": (
         "a metric is text",
         lambda _: f.Result("OptimStep", lambda value: value.update(metrics={"loss": "low"})),
@@ -170,6 +184,10 @@ FAULTS: dict[str, tuple[str, Make]] = {
     "weights_info": ("the rank is the usual one", lambda _: f.Answered("weights_info", f.replaced(lora_rank=32))),
     "training_runs": ("the list is empty", lambda _: f.Answered("training_runs", f.replaced(training_runs=[]))),
     "session_info": ("sessions forget their samplers", lambda _: f.Answered("sessions/", f.replaced(sampler_ids=[]))),
+    "lora_targets": (
+        "adapters are everywhere",
+        lambda _: f.within("create_model", "lora_config", train_attn=True, train_mlp=True),
+    ),
     "lora_seed": ("the seed is ignored", lambda _: f.within("create_model", "lora_config", seed=lambda seed: None)),
     # protocol
     "retried_training": ("a retry is a request of its own", lambda _: retries_count()),
@@ -234,3 +252,30 @@ FAULTS: dict[str, tuple[str, Make]] = {
     "no_body": ("what is no JSON is a crash", lambda _: f.failing("asample")),
     "all_or_nothing": ("a refused batch leaves part of its gradient", lambda _: Inside("part of a refused batch")),
 }
+
+MORE: list[tuple[str, str, Make]] = [
+    (
+        "metrics_of_training",
+        "a metric has no reduction",
+        lambda _: f.Result(TRAINED, add_metric),
+    ),
+    ("several_targets", "of several targets the mean counts", lambda _: f.column("weights", mean_of_targets)),
+    ("sampler_equals_trainer", "logprobs are one position late", lambda _: f.Result(SAMPLE, prompt(late))),
+    ("top_k", "one token less is kept", lambda _: params(top_k=lambda k: k - 1 if k > 1 else k)),
+    ("top_p", "the token that fills the set is left out", lambda _: params(top_p=lambda p: p / 2 if p < 1 else p)),
+    ("max_tokens", "one token more", lambda _: params(max_tokens=lambda n: n + 1)),
+    ("num_samples", "one completion less", lambda _: f.Json("asample", one_less)),
+    ("stop_ids", "the stop id is cut off", lambda _: f.Result(SAMPLE, sequences(cut_last))),
+    (
+        "unknown_ids",
+        "a request that never was is waited for",
+        lambda _: f.Answered("retrieve", wait_on, unknown),
+    ),
+    ("content_types", "training results come as JSON", lambda _: f.Answered("retrieve_future", as_json, is_trained)),
+    (
+        "zero_weights",
+        "losses are means over tokens",
+        lambda _: f.column("weights", lambda w: w / w.size),
+    ),
+]
+"""(law, what is wrong, how) beyond the first of each law: what servers get wrong more quietly."""

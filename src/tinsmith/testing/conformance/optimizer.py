@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from attrs import evolve
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from tinsmith.testing.conformance.client import Refused
 from tinsmith.testing.conformance.handles import Step, Train
 from tinsmith.testing.conformance.law import Broken, expect, law
 from tinsmith.testing.conformance.rows import Row
-from tinsmith.testing.conformance.world import PROBE, World
+from tinsmith.testing.conformance.world import EXACT, PROBE, World
 
 ADAMW = "arXiv:1711.05101, alg. 2"
 LR = 2e-4
@@ -148,6 +149,24 @@ def gradient_clipping(world: World, rows: list[Row], power: float) -> None:
         world.play([Train(rows), evolve(step, grad_clip_norm=1e9)], rows),
     )
     world.same(free.moved, loose.moved, "moved without clipping, and with a norm of 1e9")
+
+
+@law(source="the global norm", rows=r.rows())
+def clipping_keeps_direction(world: World, rows: list[Row]) -> None:
+    """A clipped gradient has the direction of the whole: at some learning rate its step is that without clipping."""
+    step, norm = world.descend(0.5), 1e-3
+    free = world.play([Train(rows), step], rows).moved
+    size = float(np.abs(free).max())
+    if size < 20 * (world.noise + EXACT):
+        return  # nothing to see
+    at, times = int(np.abs(free).argmax()), 1 / norm
+    for _ in range(4):
+        clipped = Step(step.learning_rate * times, eps=step.eps, grad_clip_norm=norm)
+        moved = world.play([Train(rows), clipped], rows).moved
+        if abs(moved[at] - free[at]) < world.tolerance * size / 4 or moved[at] * free[at] <= 0:
+            break
+        times *= float(free[at] / moved[at])
+    world.same(free, moved, "moved without clipping, and clipped at the learning rate that makes up for it")
 
 
 @law()

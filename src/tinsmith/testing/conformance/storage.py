@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from tinsmith.testing.conformance import rows as r
 from tinsmith.testing.conformance.handles import Model, Step, Train, Vector, supported
 from tinsmith.testing.conformance.law import SDK, expect, law
 from tinsmith.testing.conformance.rows import Row
-from tinsmith.testing.conformance.world import PROBE, RANK, World
+from tinsmith.testing.conformance.world import EXACT, PROBE, RANK, World
 
 TTL_S = 2
 HOUR_S = 3600
@@ -247,6 +248,21 @@ def session_info(world: World) -> None:
     expect(sampler.id in told.get("sampler_ids", []), f"sessions/ID lacks its sampler among {told.get('sampler_ids')}")
     listed = supported(lambda: world.wire.call("sessions?limit=100&offset=0")).get("sessions", [])
     expect(world.session in listed, "the session is not in the list of sessions")
+
+
+@law(source="LoraConfig of " + SDK)
+def lora_targets(world: World) -> None:
+    """train_attn, train_mlp and train_unembed say which weights have adapters: each choice learns otherwise."""
+    learned: dict[str, Vector] = {}
+    for parts in (("attn",), ("mlp",), ("attn", "mlp")):
+        lora = {f"train_{part}": part in parts for part in ("attn", "mlp", "unembed")}
+        model = supported(partial(world.create_model, lora_config={"rank": RANK, "seed": 5, **lora}))
+        model.train(Train(PROBE))
+        model.step(Step(2e-3))
+        learned[" and ".join(parts)] = model.logprobs(PROBE)
+    for one, other in (("attn", "mlp"), ("attn", "attn and mlp"), ("mlp", "attn and mlp")):
+        apart = float(abs(learned[one] - learned[other]).max())
+        expect(apart > 4 * world.noise + EXACT, f"adapters of {one} and of {other} learn the same")
 
 
 @law(source="LoraConfig.seed of " + SDK)

@@ -62,14 +62,18 @@ def signed_weights(world: World, rows: list[Row], noise: list[Row]) -> None:
     world.same(plain.moved, world.play(work, rows).moved, f"moved without, and with {noise} and its negative beside")
 
 
-@law(source=RECIPES, rows=r.rows(), dead=r.rows(max_size=1))
+@law(source=RECIPES, rows=r.rows(), dead=r.rows(max_size=1, max_length=3))
 def zero_weights(world: World, rows: list[Row], dead: list[Row]) -> None:
-    """A target of weight 0 takes no part."""
+    """A target of weight 0 takes no part, in a datum of its own or at the end of one."""
     plain = world.play([Train(rows), world.descend()], rows)
     beside = world.play([Train([*rows, *(row.scaled(0.0) for row in dead)]), world.descend()], rows)
     world.same(plain.moved, beside.moved, f"moved without, and with {dead} of weight 0 beside")
     a, b = plain.results[0].loss, beside.results[0].loss
     expect(abs(a - b) <= 0.01 * abs(a) + 1e-3, f"loss:sum {a:.5g} without, {b:.5g} with datums of weight 0 beside")
+    tail = dead[0].scaled(0.0)
+    longer = [Row(o.tokens + tail.tokens, o.targets + tail.targets, o.weights + tail.weights) for o in rows]
+    padded = world.play([Train(longer), world.descend()], rows)
+    world.same(plain.moved, padded.moved, f"moved without, and with {tail} at the end of each datum")
 
 
 @law(rows=r.rows(min_size=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
@@ -198,6 +199,17 @@ class World:
     @once
     def start_sampler(self) -> Sampler:
         return self.reset().sampler()
+
+    @once
+    def open_prompt(self) -> tuple[int, ...]:
+        """Of some prompts that after which the sampler of the start is least sure of the next token."""
+        prompts = [(17, 42, 91), (64,), (120, 55, 23, 88), (30, 77), (105, 51, 9), (150, 33, 60)]
+
+        def share(prompt: tuple[int, ...]) -> int:
+            drawn = self.start_sampler.sample(prompt, n=64, max_tokens=1, seed=1).tokens
+            return Counter(drawn).most_common(1)[0][1]
+
+        return min(prompts, key=share)
 
     def at_start(self, rows: Sequence[Row]) -> list[Vector]:
         """Logprobs of the rows' targets at the start, row by row."""
