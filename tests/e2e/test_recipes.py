@@ -12,6 +12,9 @@ from tinsmith.bootstrap import load_model
 from tinsmith.cli import main
 from tinsmith.recipes import RECIPES, load_recipe
 
+EXAMPLES = ("chat-sl",)
+"""Recipes that learn from examples and make their own."""
+
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +39,8 @@ def metrics(run: str) -> list[dict[str, float]]:
 def small(recipe: str, chats: str) -> list[str]:
     if recipe.startswith("sl"):
         return [recipe, f"data={chats}", "batch_size=2", "max_steps=3"]
+    if recipe in EXAMPLES:
+        return [recipe, "batch_size=4", "max_steps=3", "max_rows=40", "test_size=8"]
     return [recipe, "groups_per_batch=4", "max_steps=3"]
 
 
@@ -93,6 +98,38 @@ def test_supervised_learning_on_real_chats(shared: Path) -> None:
     lines = metrics("run")
     assert lines[-1]["train_mean_nll"] < lines[0]["train_mean_nll"]
     assert all(line["num_sequences"] >= 8 for line in lines)
+
+
+CHATS = ("v1_sft_demo.jsonl", "reason_tool_use_demo_50.jsonl", "glaive_toolcall_en_demo.json")
+
+
+def test_a_mixture_of_real_chats_in_all_layouts(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tool calls and thinking, which the tiny model's own format has no form for, as text that any tokenizer holds."""
+    exchanges = tmp_path / "exchanges.json"
+    exchanges.write_text(json.dumps([{"instruction": f"Say {i}.", "input": "", "output": str(i)} for i in range(9)]))
+    data = [str(shared / "data" / "chat" / name) for name in CHATS] + [str(exchanges)]
+    words = [
+        *("chat-sl", f"data={','.join(data)}", "weights=1,2,1,4", "max_length=512", "max_rows=30", "test_size=2"),
+        *("max_steps=4", "batch_size=8", "eval_every=2", "export=none", "renderer=qwen3"),
+    ]
+    assert main([*words, "log_path=run"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{exchanges}: 9 rows, " in shown
+    lines = metrics("run")
+    assert lines[-1]["final/test/nll"] < lines[0]["test/nll"]
+    assert "final/test/bpb" in lines[-1]
+    assert sum(line["num_left_out"] for line in lines) > 0, "some have prompts that fill all of max_length"
+
+
+def test_a_malformed_row_of_a_mixture_stops_before_anything_is_trained(
+    chats: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}]}\n{"messages": []}\n')
+    assert main(["chat-sl", f"data={chats},bad.jsonl", "log_path=run"]) == 2
+    assert "bad.jsonl, line 2" in capsys.readouterr().err
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize(("env", "file"), [("gsm8k", "gsm8k/train.jsonl"), ("math", "math/test.jsonl")])

@@ -1,4 +1,4 @@
-"""sl-basic and rl-basic on the tiny model, killed at random moments and run again: every bit is that of a calm run."""
+"""Recipes on the tiny model, killed at random moments and run again: every bit is that of a calm run."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ def options(recipe: str, chats: str) -> list[str]:
             *("sl-basic", f"data={chats}", "batch_size=8", "num_epochs=3", "test_size=4", "eval_every=5"),
             *("checkpoints.every=4", "checkpoints.rolling_every=1", "export=adapter"),
         ]
+    if recipe == "chat-sl":
+        return [
+            *("chat-sl", f"data={chats},small", "weights=1,2", "max_rows=40", "test_size=4", "batch_size=8"),
+            *("num_epochs=2", "eval_every=5", "checkpoints.every=4", "checkpoints.rolling_every=1", "export=adapter"),
+        ]
     substeps = ["num_substeps=3", "loss.name=ppo", "remove_constant_groups=false"] if "substeps" in recipe else []
     return [
         *("rl-basic", *substeps, "max_steps=8", "groups_per_batch=6", "group_size=4", "test_size=8", "eval_every=3"),
@@ -46,7 +51,7 @@ def options(recipe: str, chats: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("recipe", ["sl-basic", "rl-basic", "rl-basic with substeps"])
+@pytest.mark.parametrize("recipe", ["sl-basic", "chat-sl", "rl-basic", "rl-basic with substeps"])
 def test_a_killed_run_equals_the_one_that_was_not(recipe: str, chats: str, tmp_path: Path) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     run_killed(command(calm, *options(recipe, chats)), calm / "run", kills=0, seed=0, env=ENV)

@@ -74,7 +74,9 @@ def assert_same_metrics(a: list[dict], b: list[dict]) -> None:
 
 SL = ["sl-basic", "batch_size=3", "max_steps=5", "test_size=3", "eval_every=2", "checkpoints.every=2", "seed=5"]
 RL = ["rl-basic", "groups_per_batch=6", "max_steps=3", "test_size=6", "checkpoints.rolling_every=1", "seed=7"]
+CHAT = ["chat-sl", "batch_size=4", "max_steps=3", "max_rows=40", "test_size=4", "eval_every=2", "seed=5"]
 RUNS = {
+    "chat": CHAT,
     "sl": SL,
     "sl all options": [
         *SL,

@@ -21,6 +21,7 @@ from tinsmith.rendering import get
 from tinsmith.testing import FakeClock, FakeGrader, FakeTokenizer, FakeTrainer, MemoryBlobStore
 from tinsmith.testing.faulty import Fail, Hang, Schedule, faulty
 from tinsmith.testing.files import MemoryDisk
+from tinsmith.workflows.evaluation import NllObjective
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.rl import RLLoop, RLSettings, _merged
 from tinsmith.workflows.rollout_log import from_lines
@@ -73,6 +74,7 @@ def supervised(
         SupervisedLoop(
             faulty(trainer, faults),
             SupervisedData(examples(count), seed=1),
+            NllObjective(test=[d for e in examples(3) for d in e]),
             SupervisedSettings(
                 batch_size=batch_size,
                 num_epochs=epochs,
@@ -82,7 +84,6 @@ def supervised(
             ),
             directory,
             Silent(),
-            test=[d for e in examples(3) for d in e],
         ).run()
     return trainer
 
@@ -138,7 +139,7 @@ def test_a_step_without_a_finite_loss_is_named_and_leaves_a_checkpoint() -> None
     huge = OptimizerSettings(learning_rate=1e308, schedule="constant", warmup_steps=0, adam=AdamSettings())
     settings = SupervisedSettings(batch_size=4, num_epochs=5, optimizer=huge, checkpoints=CheckpointSettings(every=0))
     with open_run(disk) as directory, pytest.raises(NonFiniteError, match=r"^step \d+: "):
-        SupervisedLoop(trainer, SupervisedData(examples(8)), settings, directory, Silent()).run()
+        SupervisedLoop(trainer, SupervisedData(examples(8)), NllObjective(), settings, directory, Silent()).run()
     with open_run(disk) as directory:
         point = directory.resume(lambda handle: None)
         assert point is not None

@@ -25,12 +25,13 @@ from tinsmith.bootstrap.models import (
 from tinsmith.domain.answers import Policy
 from tinsmith.domain.errors import ConfigError, MissingExtraError
 from tinsmith.ports.clock import Clock
-from tinsmith.ports.data import DatasetSource
+from tinsmith.ports.data import DatasetSource, Row
 from tinsmith.ports.files import FileSystem
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.runlog import RunLog
 
 if TYPE_CHECKING:
+    from tinsmith.adapters.local.spool import SpooledRows
     from tinsmith.adapters.serve.listen import Server
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "open_server",
     "open_source",
     "run_logs",
+    "spool",
     "system_clock",
 ]
 
@@ -82,6 +84,16 @@ def open_source(where: str) -> DatasetSource:
     from tinsmith.adapters.local.jsonl import JsonlSource
 
     return JsonlSource(path)
+
+
+def spool(
+    source: DatasetSource, *, keep: Callable[[Row, int], str | None] | None = None, limit: int | None = None
+) -> SpooledRows:
+    """The rows of a source in any order, kept in a temporary file. `keep` is asked about each row with its line: None
+    keeps it, a text says why it is left out (counted in `left_out`). limit: rows to read at most."""
+    from tinsmith.adapters.local.spool import SpooledRows
+
+    return SpooledRows(source, keep=keep, limit=limit)
 
 
 def check_trackers(names: Sequence[str]) -> None:

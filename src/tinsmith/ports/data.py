@@ -21,3 +21,19 @@ class DatasetSource(Protocol):
     def count(self) -> int | None:
         """Rows, when that is known without reading them all."""
         ...
+
+
+class IndexedRows(Protocol):
+    """Rows that can be had in any order."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str:
+        """Fixed by the content of every row and their order."""
+        ...
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> tuple[int, Row]:
+        """(line in its source, from 1, for messages; the row)."""
+        ...

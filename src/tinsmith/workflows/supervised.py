@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from attrs import evolve, field, frozen
 
 from tinsmith.domain.cost import Spending
-from tinsmith.domain.datums import Batch, Datum
+from tinsmith.domain.datums import Batch
 from tinsmith.domain.errors import DataError, NonFiniteError
 from tinsmith.ports.pending import DEADLINE_S, Pending
 from tinsmith.ports.progress import Progress
-from tinsmith.ports.trainer import LossSpec, OptimResult, Trainer, TrainResult
-from tinsmith.workflows.evaluation import NllEvaluator
+from tinsmith.ports.trainer import OptimResult, Trainer, TrainResult
+from tinsmith.workflows.evaluation import Objective
 from tinsmith.workflows.interrupt import graceful_interrupt
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.metering import Meter
@@ -32,10 +32,8 @@ from tinsmith.workflows.saving import (
     submit_save,
 )
 from tinsmith.workflows.settings import CheckpointSettings, OptimizerSettings
-from tinsmith.workflows.supervised_data import SupervisedData, normalised
+from tinsmith.workflows.supervised_data import TrainingData, steps_between
 from tinsmith.workflows.waiting import naming_step, wait
-
-Reduction = Literal["token_sum", "token_mean", "sequence_mean"]
 
 
 @frozen(kw_only=True)
@@ -43,7 +41,6 @@ class SupervisedSettings:
     batch_size: int
     num_epochs: int
     max_steps: int | None = None
-    reduction: Reduction = "token_mean"
     optimizer: OptimizerSettings
     checkpoints: CheckpointSettings
     eval_every: int = 0
@@ -59,6 +56,8 @@ class SupervisedSettings:
 class _Submitted:
     step: int
     batch: Batch
+    drawn: Mapping[str, float]
+    """What the data say of the batch."""
     start: int
     """Examples seen before this batch."""
     end: int
@@ -76,31 +75,31 @@ class _Submitted:
 class SupervisedLoop:
     """One supervised run. `run()` trains from where the run directory stands to the end of the data or `max_steps`.
 
-    A line of metrics a step: `train_mean_nll`, `train_mean_bpb`, `num_sequences`, `num_tokens`, `num_loss_tokens`,
-    `learning_rate`, `epoch`, `progress`, `optim/grad_norm`, `tokens/...`, `cost/...`, `time/step`;
-    `test/nll` and `test/bpb` are of the weights before that step; the last line also has those of the final weights,
-    `final/test/nll` and `final/test/bpb`.
+    A line of metrics a step: those of the objective (`train_mean_nll`, `train_mean_bpb`), `num_sequences`,
+    `num_tokens`, `num_loss_tokens`, `learning_rate`, `epoch`, `progress`, `optim/grad_norm`, `tokens/...`, `cost/...`,
+    `time/step`; `test/...` (`test/nll`, `test/bpb`) are of the weights before that step; the last line also has those
+    of the final weights, `final/test/...`.
     """
 
     def __init__(
         self,
         trainer: Trainer,
-        data: SupervisedData,
+        data: TrainingData,
+        objective: Objective,
         settings: SupervisedSettings,
         directory: RunDirectory,
         progress: Progress,
         *,
-        test: Sequence[Datum] = (),
-        token_bytes: Sequence[int] | None = None,
+        meter: Meter | None = None,
     ) -> None:
-        """token_bytes: [V], UTF-8 bytes that each token id stands for, 0 for control tokens; for bits per byte."""
-        self._meter = Meter(settings.spending, directory.spent)
+        """meter: counts what the run uses; given where the objective uses something beside the trainer."""
+        self._meter = meter or Meter(settings.spending, directory.spent)
         self._trainer = trainer = self._meter.trainer(trainer)
         self._data = data
+        self._objective = objective
         self._settings = settings
         self._directory = directory
         self._progress = progress
-        self._nll = NllEvaluator(trainer, test, token_bytes)
         self._total = 0
         self._clock = 0.0
 
@@ -114,9 +113,8 @@ class SupervisedLoop:
         step, cursor = restore(self._directory, self._trainer, self._settings.timeout_s, self._progress.note)
         same_data(cursor, self._data.fingerprint, str(self._directory.path))
         position = int(cursor.get("examples", 0))
-        left = self._data.steps_between(
-            position, self._settings.num_epochs * len(self._data), self._settings.batch_size
-        )
+        end = self._settings.num_epochs * len(self._data)
+        left = steps_between(self._data, position, end, self._settings.batch_size)
         self._total = step + left if self._settings.max_steps is None else min(step + left, self._settings.max_steps)
         if step >= self._total:
             self._progress.note(self._directory.nothing_left(step))
@@ -126,7 +124,12 @@ class SupervisedLoop:
         with graceful_interrupt(self._progress.note) as interrupt:
             stopped = None
             while step < self._total and not interrupt.requested and (stopped := self._meter.exceeded()) is None:
-                queue.append(self._submit(step, position))
+                try:
+                    queue.append(self._submit(step, position))
+                except NonFiniteError as error:
+                    while queue:
+                        self._finish(queue.popleft())
+                    raise self._left(step, position, error) from error
                 step, position = step + 1, queue[-1].end
                 if len(queue) > self._settings.submit_ahead:
                     metrics = self._finish(queue.popleft())
@@ -147,12 +150,18 @@ class SupervisedLoop:
         ttl_s = self._settings.checkpoints.ttl_s(keep)
         save_now(self._directory, self._trainer, keep, step, self._cursor(position), timeout, ttl_s)
 
+    def _left(self, step: int, position: int, error: NonFiniteError) -> NonFiniteError:
+        ttl_s = self._settings.checkpoints.ttl_s("rolling")
+        timeout = self._settings.timeout_s
+        return leave(self._directory, self._trainer, step, self._cursor(position), error, timeout, ttl_s)
+
     def _cursor(self, examples: int) -> Mapping[str, Any]:
         return {"examples": examples, "data": self._data.fingerprint}
 
     def _submit(self, step: int, position: int) -> _Submitted:
-        settings = self._settings
-        batch, end = self._data.batch(position, settings.batch_size)
+        settings, objective = self._settings, self._objective
+        drawn = self._data.batch(position, settings.batch_size)
+        batch = drawn.batch
         if batch.num_loss_tokens == 0:
             raise DataError(f"step {step}: no token of the batch has a weight, there is nothing to train on")
         adam = settings.optimizer.at(step, self._total)
@@ -161,13 +170,16 @@ class SupervisedLoop:
         item = _Submitted(
             step=step,
             batch=batch,
+            drawn=drawn.metrics,
             start=position,
-            end=end,
+            end=drawn.end,
             learning_rate=adam.learning_rate,
-            evaluated=self._nll.submit() if settings.eval_every and step % settings.eval_every == 0 else (),
-            trained=self._trainer.forward_backward(normalised(batch, settings.reduction), LossSpec("cross_entropy")),
+            evaluated=objective.submit_evaluation(self._trainer)
+            if settings.eval_every and step % settings.eval_every == 0
+            else (),
+            trained=objective.submit(self._trainer, batch),
             stepped=self._trainer.optim_step(adam),
-            final=self._nll.submit() if last else (),
+            final=objective.submit_evaluation(self._trainer) if last else (),
             keep=keep,
             saved=submit_save(self._directory, self._trainer, keep, step + 1, settings.checkpoints.ttl_s(keep))
             if keep
@@ -189,9 +201,7 @@ class SupervisedLoop:
             trained = wait(item.trained, "the forward and backward pass", timeout)
             stepped = wait(item.stepped, "the optimizer step", timeout)
         except NonFiniteError as error:
-            cursor = self._cursor(item.start)
-            ttl_s = self._settings.checkpoints.ttl_s("rolling")
-            raise leave(self._directory, self._trainer, item.step, cursor, error, timeout, ttl_s) from error
+            raise self._left(item.step, item.start, error) from error
         now = time.monotonic()
         metrics: dict[str, Any] = {
             "epoch": item.start // len(self._data),
@@ -200,7 +210,8 @@ class SupervisedLoop:
             "num_sequences": len(item.batch),
             "num_tokens": item.batch.num_tokens,
             "num_loss_tokens": item.batch.num_loss_tokens,
-            **self._nll.measure([item.batch], [trained], "train_mean_nll", "train_mean_bpb"),
+            **item.drawn,
+            **self._objective.metrics(item.batch, trained),
             **stepped.metrics,
             **item.used,
             "time/step": now - self._clock,
@@ -215,6 +226,6 @@ class SupervisedLoop:
 
     def _evaluation(self, step: int, submitted: Sequence[Pending[TrainResult]]) -> Mapping[str, float]:
         try:
-            return self._nll.result(submitted, self._settings.timeout_s)
+            return self._objective.evaluation(submitted, self._settings.timeout_s)
         except NonFiniteError as error:  # no checkpoint: the weights went on meanwhile, and are not to be gone back to
             raise named(self._directory, step, error) from error

@@ -1,0 +1,60 @@
+"""Small sets that the recipes make themselves, so that each runs without a file or network and shows its effect.
+
+They are for the tiny model: made of words that its tokenizer knows, asking for what it does not do yet.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from attrs import frozen
+
+WORDS = (
+    *("apple", "river", "stone", "cloud", "lamp", "green", "table", "seven", "music", "paper", "garden", "winter"),
+    *("bridge", "candle", "pocket", "silver", "orange", "window", "button", "ladder", "copper", "forest", "yellow"),
+    *("basket", "engine", "mirror", "island", "rocket", "pepper", "summer"),
+)
+
+
+@frozen
+class SmallSet:
+    """A DatasetSource of rows that `make` writes, the same each time."""
+
+    name: str
+    size: int
+    make: Callable[[random.Random], dict[str, Any]]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rng = random.Random(self.name)
+        for _ in range(self.size):
+            yield self.make(rng)
+
+    def count(self) -> int:
+        return self.size
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _chat(rng: random.Random) -> dict[str, Any]:
+    """One or two turns about words: spell, repeat, shout, take a letter."""
+    messages = []
+    for _ in range(rng.choice((1, 1, 2))):
+        word, other = rng.sample(WORDS, 2)
+        asked, answered = rng.choice(
+            (
+                (f"Spell {word}.", "-".join(word)),
+                (f"Say {word} three times.", f"{word} {word} {word}"),
+                (f"Shout {word}!", f"{word.upper()}!"),
+                (f"What is the first letter of {word}?", word[0]),
+                (f"Join {word} and {other}.", f"{word} and {other}"),
+            )
+        )
+        messages += [_message("user", asked), _message("assistant", answered)]
+    return {"messages": messages}
+
+
+CHATS = SmallSet("small", 1200, _chat)
