@@ -231,6 +231,16 @@ def test_a_state_that_is_not_listed_is_not_saved() -> None:
         trainer.save_state("a").result(20)
 
 
+def test_work_before_a_lost_request_still_gives_its_result() -> None:
+    """Though it comes after the news of the loss."""
+    faults = {("retrieve_future/ForwardBackward", 1): Stall(2.0), ("optim_step", 1): Status(400, "odd")}
+    with training(faults) as (trainer, batch):
+        before, lost = trainer.forward_backward(batch, CROSS_ENTROPY), trainer.optim_step(ts.AdamW(0.01))
+        with pytest.raises(ConfigError, match="odd"):
+            lost.result(20)
+        assert before.result(20).loss > 0
+
+
 def test_an_adapter_is_had_by_either_way_that_servers_have() -> None:
     """The archive of a checkpoint, and where there is none, external weights."""
 

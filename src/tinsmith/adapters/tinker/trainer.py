@@ -20,6 +20,7 @@ from tinsmith.adapters.tinker.service import Service
 from tinsmith.adapters.tinker.work import Lane, Task, Work, in_thread
 from tinsmith.domain.datums import Batch
 from tinsmith.domain.errors import (
+    CancelledWorkError,
     CapabilityError,
     ConfigError,
     DeadlineError,
@@ -260,7 +261,7 @@ class TinkerTrainer:
             if was_lost(error) and model is self._state:
                 model.unusable = model.unusable or TrainingError(f"a request to the server was lost: {error}")
                 lost = TrainingError(f"not carried out, since a request before it was lost: {error}")
-                self._lane.fail_open(lost, but=self._service.driver.current)
+                self._lane.fail_behind(self._service.driver.current, lost)
             raise
 
     # States
@@ -398,7 +399,9 @@ class TinkerTrainer:
             self._making = None
 
 
-def _not_carried_out(failure: BaseException) -> TrainingError:
+def _not_carried_out(failure: BaseException) -> TinsmithError:
+    if isinstance(failure, CancelledWorkError):
+        return failure
     error = TrainingError(f"not carried out, since earlier work failed: {failure}")
     error.__cause__ = failure
     return error

@@ -28,8 +28,10 @@ WAITING = 1024
 class Task:
     """One piece of work under way."""
 
-    def __init__(self, work: Callable[[], Work[Any]]) -> None:
+    def __init__(self, work: Callable[[], Work[Any]], number: int = 0) -> None:
+        """number: its place in a lane."""
         self.work = work
+        self.number = number
         self.future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self.steps: Work[Any] | None = None
         self.waits_for: concurrent.futures.Future[Any] | None = None
@@ -44,6 +46,9 @@ class Task:
     def abandon(self) -> None:
         """Cancel it, and what it waits for."""
         self.future.cancel()
+        self.stop_waiting()
+
+    def stop_waiting(self) -> None:
         if self.waits_for is not None:
             self.waits_for.cancel()
 
@@ -124,6 +129,7 @@ class Lane:
         self._queue: queue.Queue[Task | None] = queue.Queue(WAITING)
         self._open: set[Task] = set()
         self._lock = threading.Lock()
+        self._submitted = 0
         self._closed = False
         self._thread = threading.Thread(target=self._start_all, name=name, daemon=True)
         self._thread.start()
@@ -137,10 +143,11 @@ class Lane:
         sends nothing after one that was left out.
 
         Raises CancelledWorkError once closed, DeadlineError when there is no room for too long."""
-        task = Task(work)
         with self._lock:
             if self._closed:
                 raise CancelledWorkError("this backend was closed")
+            self._submitted += 1
+            task = Task(work, self._submitted)
             self._open.add(task)
         task.future.add_done_callback(lambda _: self._forget(task))
         try:
@@ -150,12 +157,14 @@ class Lane:
             raise DeadlineError(f"{WAITING} pieces of work wait, and none was begun for {self._timeout:g} s") from None
         return Pending(task.future, on_cancel=task.abandon if cancellable else None)
 
-    def fail_open(self, error: BaseException, *, but: Task | None) -> None:
-        """End all that is under way with `error`, but for one task."""
+    def fail_behind(self, task: Task | None, error: BaseException) -> None:
+        """End with `error` what was submitted after a task."""
+        if task is None:
+            return
         with self._lock:
-            tasks = [task for task in self._open if task is not but]
-        for task in tasks:
-            task.fail(error)
+            tasks = [other for other in self._open if other.number > task.number]
+        for other in tasks:
+            other.fail(error)
 
     def _forget(self, task: Task) -> None:
         with self._lock:
@@ -163,7 +172,9 @@ class Lane:
 
     def _start_all(self) -> None:
         while (task := self._queue.get()) is not None:
-            if not task.future.done():
+            if self._closed:
+                task.future.cancel()
+            elif not task.future.done():
                 self._driver.start(task)
 
     def close(self) -> None:
@@ -173,8 +184,10 @@ class Lane:
                 return
             self._closed = True
             tasks = list(self._open)
+        for task in tasks:  # all of them before any can fail for the sake of another
+            task.future.cancel()
         for task in tasks:
-            task.abandon()
+            task.stop_waiting()
         try:
             self._queue.put_nowait(None)
         except queue.Full:  # the tasks that fill it are cancelled, so there is room soon
