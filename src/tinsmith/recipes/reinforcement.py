@@ -1,0 +1,146 @@
+"""What recipes of reinforcement learning share: their options, and the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Literal
+
+from attrs import frozen
+
+from tinsmith.bootstrap import Model
+from tinsmith.config import option
+from tinsmith.domain.advantages import AdvantageName
+from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.losses import check_loss
+from tinsmith.envs.base import ProblemSource
+from tinsmith.ports.progress import Progress
+from tinsmith.ports.trainer import LossSpec
+from tinsmith.recipes import common
+from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.rl import RLLoop, RLSettings
+from tinsmith.workflows.settings import FailureSettings
+
+
+@frozen(kw_only=True)
+class LossSettings:
+    """The policy loss."""
+
+    name: Literal["importance_sampling", "ppo", "cispo", "dro", "gspo"] = option(
+        "importance_sampling", help="surrogate whose gradient the policy follows"
+    )
+    options: dict[str, float | str] = option(
+        factory=dict, help="options of the loss, e.g. loss.options.clip_high_threshold=1.28 with ppo"
+    )
+
+
+@frozen(kw_only=True)
+class RLConfig(common.RunConfig):
+    group_size: int = option(4, help="attempts at each problem", min=1)
+    groups_per_batch: int = option(128, help="problems a step", min=1)
+    max_steps: int = option(80, help="steps: batches of rollouts", min=1)
+    max_tokens: int = option(8, help="tokens an attempt may sample", min=1)
+    temperature: float = option(1.0, help="of sampling", min=0)
+    learning_rate: float = option(2e-3, help="peak learning rate", exclusive_min=0)
+    advantages: AdvantageName = option("mean", help="how rewards of a group become advantages")
+    loss: LossSettings = option(factory=LossSettings, help="the policy loss")
+    num_substeps: int = option(1, help="optimizer steps a batch; more than one wants loss.name=ppo", min=1)
+    remove_constant_groups: bool = option(True, help="leave out groups whose attempts all earned the same")
+    kl_penalty_coef: float = option(0.0, help="weight of the KL penalty against the start model", min=0)
+    kl_discount_factor: float = option(0.0, help="discount with which a token's KL reaches earlier ones", min=0, max=1)
+    compute_post_kl: bool = option(False, help="also measure the KL that the update made (one more forward)")
+    eval_every: int = option(
+        0, help="steps between evaluations (one attempt, temperature 1); 0 evaluates before and after alone", min=0
+    )
+    failures: FailureSettings = option(factory=FailureSettings, help="what becomes of episodes that the world failed")
+    log_rollouts: bool = option(True, help="write every rollout to rollouts/")
+
+
+def validate(config: RLConfig) -> None:
+    """What options say together, before anything is loaded."""
+    common.validate(config)
+    check_loss(config.loss.name, config.loss.options)
+    if config.temperature == 0 and config.remove_constant_groups:
+        raise ConfigError("temperature=0 gives each problem the same attempt again and again: nothing is trained")
+    if config.group_size == 1 and config.remove_constant_groups:
+        raise ConfigError("group_size=1 leaves every group constant, so that nothing is trained; take at least 2")
+
+
+def train(
+    name: str,
+    config: RLConfig,
+    progress: Progress,
+    model: Model,
+    problems: ProblemSource,
+    test: ProblemSource | None,
+    path: Path,
+    shown: Sequence[tuple[str, str]],
+) -> None:
+    """The run, from where its directory stands to its end. `shown`: (words, metric) of the table at the end."""
+    with (
+        common.open_run(name, config, path, progress) as directory,
+        common.tracked(name, config, path, progress) as wrapped,
+        ExitStack() as open_,
+    ):
+        trainer = common.make_trainer(model, config, directory)
+        open_.callback(trainer.close)
+        reference = open_.enter_context(model.sampler()) if config.kl_penalty_coef else None
+        loop = RLLoop(
+            trainer,
+            problems,
+            settings(config),
+            directory,
+            wrapped,
+            reference=reference,
+            test=test,
+            decode=model.tokenizer.decode,
+        )
+        loop.run()
+        common.export(model, trainer, config, directory, progress)
+        report(progress, directory, shown)
+
+
+def report(progress: Progress, directory: RunDirectory, shown: Sequence[tuple[str, str]]) -> None:
+    """Before and after, time and rate, and where the run is."""
+    lines = directory.read_metrics()
+    before, after = lines[0], lines[-1]
+    tested = "test/env/all/reward/total" in before
+    first, last = ("test/env/all", "final/test/env/all") if tested else ("env/all", "env/all")
+    tokens = sum(line.get("env/all/total_ac_tokens", 0) + line.get("num_tokens", 0) for line in lines)
+    spent = sum(line.get("time/step", 0.0) for line in lines)
+    progress.table(
+        "result",
+        ["", "before", "after"] if tested else ["", "first batch", "last batch"],
+        [
+            *([words, before.get(f"{first}/{m}", 0.0), after.get(f"{last}/{m}", 0.0)] for words, m in shown),
+            ["time, s", "", spent],
+            ["tokens/s (sampled and trained)", "", tokens / spent if spent else 0],
+        ],
+    )
+    progress.note(f"run directory: {directory.path}")
+
+
+def settings(config: RLConfig) -> RLSettings:
+    return RLSettings(
+        groups_per_batch=config.groups_per_batch,
+        group_size=config.group_size,
+        max_steps=config.max_steps,
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        seed=config.seed,
+        advantages=config.advantages,
+        loss=LossSpec(config.loss.name, config.loss.options),
+        num_substeps=config.num_substeps,
+        remove_constant_groups=config.remove_constant_groups,
+        kl_penalty_coef=config.kl_penalty_coef,
+        kl_discount_factor=config.kl_discount_factor,
+        compute_post_kl=config.compute_post_kl,
+        optimizer=common.optimizer(config),
+        checkpoints=config.checkpoints,
+        eval_every=config.eval_every,
+        failures=config.failures.value(),
+        log_rollouts=config.log_rollouts,
+        timeout_s=config.timeout_s,
+        spending=common.spending(config),
+    )
