@@ -41,7 +41,8 @@ def small(recipe: str, chats: str) -> list[str]:
         return [recipe, f"data={chats}", "batch_size=2", "max_steps=3"]
     if recipe in EXAMPLES:
         return [recipe, "batch_size=4", "max_steps=3", "max_rows=40", "test_size=8"]
-    return [recipe, "groups_per_batch=4", "max_steps=3"]
+    games = ["test_games=4", "turns=2", "group_size=2"] if recipe == "multiplayer" else []
+    return [recipe, "groups_per_batch=4", "max_steps=3", *games]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
