@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
-from faulty_wire import Call, Fault, Reply, Switch, Training, faulty_server, within
+from faulty_wire import Answered, Call, Fault, Reply, Switch, Training, faulty_server, status, within
 from wire_fault_kinds import Make
 from wire_faults import FAULTS, MORE
 
 from tinsmith import cli
 from tinsmith.testing.conformance import LAWS, Verdict, Wire, World, check_law
+
+SOON = 4.0
+"""Seconds after which a faulty server is not waited for; a true one may be slow on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +24,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Sw
     """One server and one session for all: what laws start from is made while nothing is wrong."""
     with (
         faulty_server(tmp_path_factory.mktemp("serve")) as (url, switch),
-        World(lambda: Wire(url, deadline=4.0), patience=0.1) as world,
+        World(lambda: Wire(url, deadline=20.0), patience=0.1) as world,
     ):
         _ = (world.noise, world.start_sampler, world.base_sampler, world.capabilities)
         yield world, switch
@@ -37,7 +41,8 @@ def test_every_law_has_a_fault() -> None:
 )
 def test_the_law_finds_its_fault(name: str, what: str, make: Make, served: tuple[World, Switch]) -> None:
     world, switch = served
-    with switch.on(make(switch)):
+    impatient = mock.patch.object(world, "connect", lambda: Wire(world.wire.base_url, deadline=SOON))
+    with switch.on(make(switch)), mock.patch.object(world.wire, "deadline", SOON), impatient:
         finding = check_law(LAWS[name], world, examples=5, shrink_s=0.0)
     world.drop_model()
     assert finding.verdict is Verdict.BROKEN, f"{what}: {finding.verdict} after {finding.examples} examples"
@@ -60,6 +65,15 @@ def test_the_command_shows_what_is_broken(
     assert "1 holds, 1 broken" in shown
     assert [law["verdict"] for law in report["laws"]] == ["broken", "holds"]
     assert cli.main(words) == 0
+
+
+def test_a_wrong_key_or_model_is_said_once(served: tuple[World, Switch], capsys: pytest.CaptureFixture[str]) -> None:
+    world, switch = served
+    assert cli.main(["conform", world.wire.base_url, "model=huge"]) == 2
+    assert "serves tiny" in capsys.readouterr().err
+    with switch.on(Answered("", status(401))):
+        assert cli.main(["conform", world.wire.base_url]) == 2
+    assert "api_key=" in capsys.readouterr().err
 
 
 def test_the_counter_example_is_small_and_the_same_for_a_seed(served: tuple[World, Switch]) -> None:
@@ -95,7 +109,7 @@ def test_a_server_that_never_answers_breaks_the_law_in_time(served: tuple[World,
             return Reply(408, [], b"{}") if asked else None
 
     began = time.monotonic()
-    with switch.on(Mute()):
+    with switch.on(Mute()), mock.patch.object(world.wire, "deadline", SOON):
         finding = check_law(LAWS["training_learns"], world)
     world.drop_model()
     assert finding.verdict is Verdict.BROKEN

@@ -15,10 +15,11 @@ from attrs import frozen
 
 from tinsmith import bootstrap
 from tinsmith.config import option
+from tinsmith.domain.errors import ConfigError
 from tinsmith.ports.progress import Progress
 
 if TYPE_CHECKING:
-    from tinsmith.testing.conformance import Finding, Report
+    from tinsmith.testing.conformance import Finding, Report, World
 
 
 CELL = 60
@@ -62,7 +63,7 @@ def run(config: Config, ui: Progress) -> int:
         _server(config.base_url) as url,
         World(lambda: Wire(url, key=key, deadline=config.deadline), config.model, tolerance=config.tolerance) as world,
     ):
-        world.wire.raw("get_server_capabilities")  # a server that is not there is said at once
+        _look(world, config.model)
         report = check_laws(world, laws, examples=config.examples, seed=config.seed, after=after)
     if config.json:
         print(json.dumps(report.json(), indent=1))
@@ -85,6 +86,21 @@ def _show(report: Report, ui: Progress) -> None:
     counts = report.json()["counts"]
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     ui.note(f"\n{report.base_model} at {report.base_url}: {said}; {report.requests:,} requests, {report.seconds:.0f} s")
+
+
+def _look(world: World, model: str | None) -> None:
+    """Say at once that there is no server, or that it does not know the key or the model, instead of with each law."""
+    from tinsmith.testing.conformance import Broken, Refused
+
+    status = world.wire.raw("get_server_capabilities").status_code
+    if status in (401, 403):
+        raise ConfigError(f"{world.wire.base_url} refuses the key (HTTP {status}); give api_key= or TINKER_API_KEY")
+    try:
+        named = [m.get("model_name") for m in world.capabilities.get("supported_models", [])]
+    except (Broken, Refused):
+        return  # the law of it will say so
+    if model is not None and named and model not in named:
+        raise ConfigError(f"model={model}: {world.wire.base_url} serves {', '.join(map(str, named))}")
 
 
 def _short(text: str) -> str:

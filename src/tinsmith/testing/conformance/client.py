@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
-from tinsmith.domain.errors import ConfigError, MissingExtraError, WorldError
+from tinsmith.domain.errors import ConfigError, DeadlineError, MissingExtraError, WorldError
 from tinsmith.testing.conformance.law import Broken
 
 VERSION = "0.38.0"
@@ -96,7 +96,7 @@ class Wire:
         timeout: float | None = None,
     ) -> Any:
         """One HTTP exchange, whatever comes of it. bytes go as protobuf, unless `headers` say else; a body is a POST.
-        httpx.TimeoutException after `timeout`; WorldError without a connection."""
+        DeadlineError after `timeout`; WorldError without a connection."""
         self.requests += 1
         method = method or ("GET" if body is None else "POST")
         sent = {} if method == "GET" else {"X-Idempotency-Key": f"stainless-python-retry-{uuid.uuid4()}"}
@@ -112,8 +112,8 @@ class Wire:
                 headers={**sent, **(headers or {})},
                 timeout=self.deadline if timeout is None else timeout,
             )
-        except self._httpx.TimeoutException:
-            raise
+        except self._httpx.TimeoutException as error:
+            raise DeadlineError(f"{self.base_url}: no answer to {path}") from error
         except self._httpx.HTTPError as error:
             raise WorldError(f"{self.base_url}: {type(error).__name__}: {error}") from error
 
@@ -124,7 +124,7 @@ class Wire:
             attempt += 1
             try:
                 response = self.raw(path, body, **how)
-            except self._httpx.TimeoutException:
+            except DeadlineError:
                 raise Broken(f"{path}: no answer within {self.deadline:.0f} s") from None
             status = response.status_code
             if 200 <= status < 300:
@@ -150,7 +150,7 @@ class Wire:
             asked = {"request_id": request_id, "allow_metadata_only": metadata_only}
             try:
                 response = self.raw("retrieve_future", asked, headers=headers, timeout=min(POLL_S, left))
-            except self._httpx.TimeoutException:
+            except DeadlineError:
                 continue
             status = response.status_code
             if status == 200:

@@ -121,12 +121,12 @@ class Model:
     def save(self, name: str, **more: Any) -> str:
         """Weights and optimizer; gives the path."""
         request = self.submit("save_weights", {"path": name, "overwrite": False, "type": "save_weights", **more})
-        return path_of(self.world.wire.result(request, "SaveWeights").json)
+        return self.world.keep(path_of(self.world.wire.result(request, "SaveWeights").json))
 
     def save_for_sampler(self, name: str, **more: Any) -> str:
         body = {"path": name, "kind": "snapshot", "type": "save_weights_for_sampler", **more}
         request = self.submit("save_weights_for_sampler", body)
-        return path_of(self.world.wire.result(request, "SaveWeightsForSampler").json)
+        return self.world.keep(path_of(self.world.wire.result(request, "SaveWeightsForSampler").json))
 
     def load(self, path: str, *, optimizer: bool) -> None:
         request = self.submit("load_weights", {"path": path, "optimizer": optimizer, "type": "load_weights"})

@@ -77,19 +77,28 @@ class World:
         self._wanted = model
         self._models = self._samplers = self._names = 0
         self._work: Model | None = None
+        self._saved: dict[str, None] = {}
 
     def __enter__(self) -> World:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Finish the session, as a client does; the server may let go of its models."""
+        """Delete the checkpoints and finish the session, as far as the server does so: laws have said where not."""
         try:
+            for path in self._saved:
+                run, kind, name = path.removeprefix("tinker://").split("/")
+                self.wire.raw(f"training_runs/{run}/checkpoints/{kind}/{name}", method="DELETE")
             if "session" in self.__dict__:
-                self.wire.call(f"sessions/{self.session}/finish", {"reason": {"type": "success"}, "detail": None})
-        except (Refused, Broken, WorldError):
-            pass  # the law of it has said so
+                self.wire.raw(f"sessions/{self.session}/finish", {"reason": {"type": "success"}, "detail": None})
+        except (ValueError, WorldError):
+            pass
         finally:
             self.wire.close()
+
+    def keep(self, path: str) -> str:
+        """Remember a checkpoint, to delete it at the end."""
+        self._saved[path] = None
+        return path
 
     @once
     def capabilities(self) -> dict[str, Any]:
