@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from kill_helper import run_killed
 from sdk_sockets import LEFT_OPEN
+from test_recipes import small
 from test_recipes_resume import ENV, command
 
 from tinsmith import bootstrap
 from tinsmith.cli import main
+from tinsmith.recipes import RECIPES
 
 tinker = pytest.importorskip("tinker", reason="needs the extra: tinker")
 pytestmark = LEFT_OPEN
@@ -110,9 +112,9 @@ def test_a_run_is_that_of_the_embedded_engine_bit_for_bit(words: list[str], url:
     assert here == there
 
 
-@pytest.mark.parametrize("recipe", ["sl-loop", "rl-loop"])
-def test_a_loop_to_copy_runs_there_too(recipe: str, url: str, chats: str) -> None:
-    words = [recipe, *([f"data={chats}"] if recipe == "sl-loop" else ["groups_per_batch=6"]), "max_steps=3"]
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_runs_there_too(recipe: str, url: str, chats: str) -> None:
+    words = small(recipe, chats)
     assert main([*words, "log_path=here"]) == 0
     assert main([*words, "log_path=there", "backend=tinker", f"base_url={url}"]) == 0
     assert_same_metrics(lines("here"), lines("there"))
