@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -41,7 +42,7 @@ def test_every_law_has_a_fault() -> None:
 )
 def test_the_law_finds_its_fault(name: str, what: str, make: Make, served: tuple[World, Switch]) -> None:
     world, switch = served
-    impatient = mock.patch.object(world, "connect", lambda: Wire(world.wire.base_url, deadline=SOON))
+    impatient = mock.patch.object(world, "connect", partial(Wire, world.wire.base_url, deadline=SOON))
     with switch.on(make(switch)), mock.patch.object(world.wire, "deadline", SOON), impatient:
         finding = check_law(LAWS[name], world, examples=5, shrink_s=0.0)
     world.drop_model()
