@@ -143,6 +143,46 @@ def test_reinforcement_learning_reads_real_problems(env: str, file: str, shared:
     assert metrics("run")[0]["env/all/total_episodes"] == 4
 
 
+LAYOUTS = {
+    "gsm8k": lambda x, y: {"question": f"{x} and {y}?", "answer": f"We add.\n#### {x + y}"},
+    "math": lambda x, y: {"problem": f"{x} and {y}?", "solution": f"It is $\\boxed{{{x + y}}}$."},
+    "polaris": lambda x, y: {"problem": f"{x} and {y}?", "answer": str(x + y), "difficulty": "7/8"},
+    "deepmath": lambda x, y: {"question": f"{x} and {y}?", "final_answer": str(x + y), "topic": "Algebra"},
+}
+
+
+@pytest.mark.parametrize("env", LAYOUTS)
+def test_problems_of_every_layout(env: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is tested is not trained on."""
+    rows = [LAYOUTS[env](x, 2 * x) for x in range(12)]
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    words = [
+        *("math-rl", f"env={env}", "data=train.jsonl", "test_data=test.jsonl", "max_steps=1", "groups_per_batch=9"),
+        *("group_size=2", "max_tokens=4", "remove_constant_groups=false", "export=none", "log_path=run"),
+    ]
+    assert main(words) == 0
+    assert f"{env}: 3 of 12 problems are tested, and not trained on" in capsys.readouterr().out
+    rollouts = [json.loads(line) for line in Path("run/rollouts/train.jsonl").read_text().splitlines()]
+    assert {r["problem"] for r in rollouts} == {f"{env}/{i}" for i in range(3, 12)}
+    assert metrics("run")[0]["test/env/all/total_episodes"] == 3
+    Path("train.jsonl").write_text('{"other": 1}\n')
+    assert main(words) == 2
+    assert "train.jsonl, line 1" in capsys.readouterr().err
+
+
+def test_a_kl_penalty_keeps_the_policy_near_its_start() -> None:
+    """From the command line, against the start model: the larger its weight, the smaller the distance."""
+    distance = {}
+    for coef in ("1e-9", "1"):
+        words = ["groups_per_batch=16", "max_steps=6", "test_size=0", "export=none", "learning_rate=4e-3"]
+        assert main(["math-rl", *words, f"kl_penalty_coef={coef}", f"log_path={coef}"]) == 0
+        lines = metrics(coef)
+        assert abs(lines[0]["kl_policy_base"]) < 1e-3, "before any step it is the start model"
+        distance[coef] = sum(line["kl_policy_base"] for line in lines[-2:])
+    assert distance["1"] < 0.7 * distance["1e-9"]
+
+
 @pytest.mark.parametrize("recipe", ["sl-loop", "rl-loop"])
 def test_a_loop_to_copy_is_short_and_stands_alone(recipe: str) -> None:
     source = inspect.getsource(load_recipe(RECIPES[recipe]))  # type: ignore[arg-type]

@@ -88,6 +88,7 @@ RUNS = {
         "lora.mlp=false",
     ],
     "rl": [*RL, "kl_penalty_coef=0.1", "compute_post_kl=true", "eval_every=1"],
+    "math": ["math-rl", "groups_per_batch=4", "max_steps=2", "test_size=4", "fewshot=true", "seed=3"],
     "rl by name: ppo": [*RL, "loss.name=ppo", "num_substeps=2", "remove_constant_groups=false"],
     "rl by name: cispo": [*RL, "loss.name=cispo"],
     "rl not by name: gspo": [*RL, "loss.name=gspo"],

@@ -1,11 +1,12 @@
-"""Arithmetic, GSM8K and MATH as problem sets."""
+"""Arithmetic, and sets of mathematical problems in words."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from attrs import frozen
 
 from tinsmith.domain import answers
 from tinsmith.domain.errors import DataError
@@ -62,78 +63,84 @@ def arithmetic(
     return ProblemSet("arithmetic", task, length, load)
 
 
-def gsm8k(
-    rows: DatasetSource,
-    renderer: Renderer,
-    grader: Grader,
-    *,
-    seed: int | None,
-    fewshot: bool = True,
-    format_coef: float = 0.1,
-) -> ProblemSet:
-    """Rows `{"question", "answer"}`; the right answer follows `####` in `answer`."""
+@frozen(kw_only=True)
+class Layout:
+    """How the rows of a set hold a problem, and the form that its answer is asked for in."""
 
-    def answer(row: Row) -> str | None:
-        found = answers.after_hashes(str(row["answer"]))
-        return None if found is None else found.replace(",", "")
-
-    problems = _problems(rows, "gsm8k", "question", answer, 'an "answer" that ends with "#### NUMBER"')
-    return _boxed("gsm8k", rows.name, problems, NUMERIC_SUFFIX, renderer, grader, seed, fewshot, format_coef)
+    question: str = "problem"
+    answer: Callable[[Row], str | None]
+    """The right answer; None, or a KeyError, for a row without one."""
+    needs: str
+    """What a row must have beside the question, in words."""
+    suffix: str = BOXED_SUFFIX
 
 
-def math(
-    rows: DatasetSource,
-    renderer: Renderer,
-    grader: Grader,
-    *,
-    seed: int | None,
-    fewshot: bool = True,
-    format_coef: float = 0.1,
-) -> ProblemSet:
-    """Rows `{"problem", "answer"}` or `{"problem", "solution"}` with the answer in the solution's last box."""
-
-    def answer(row: Row) -> str | None:
-        return str(row["answer"]) if row.get("answer") is not None else boxed(str(row["solution"]))
-
-    problems = _problems(rows, "math", "problem", answer, r'an "answer", or a "solution" with a \boxed{} answer')
-    return _boxed("math", rows.name, problems, BOXED_SUFFIX, renderer, grader, seed, fewshot, format_coef)
+def _after_hashes(row: Row) -> str | None:
+    found = answers.after_hashes(str(row["answer"]))
+    return None if found is None else found.replace(",", "")
 
 
-def _problems(
-    rows: DatasetSource, name: str, question: str, answer: Callable[[Row], str | None], needs: str
-) -> list[Problem]:
+def _answer_or_solution(row: Row) -> str | None:
+    return str(row["answer"]) if row.get("answer") is not None else boxed(str(row["solution"]))
+
+
+def _text_of(key: str) -> Callable[[Row], str | None]:
+    return lambda row: None if row[key] is None else str(row[key])
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "gsm8k": Layout(
+        question="question",
+        answer=_after_hashes,
+        needs='an "answer" that ends with "#### NUMBER"',
+        suffix=NUMERIC_SUFFIX,
+    ),
+    "math": Layout(answer=_answer_or_solution, needs=r'an "answer", or a "solution" with a \boxed{} answer'),
+    "polaris": Layout(answer=_text_of("answer"), needs='an "answer"'),
+    "deepmath": Layout(question="question", answer=_text_of("final_answer"), needs='a "final_answer"'),
+}
+"""By name of the set. GSM8K (openai/gsm8k), MATH (EleutherAI/hendrycks_math, HuggingFaceH4/MATH-500), Polaris
+(POLARIS-Project/Polaris-Dataset-53K), DeepMath (zwhe99/DeepMath-103K)."""
+
+
+def read_problems(name: str, rows: DatasetSource, *, first: int = 0) -> list[Problem]:
+    """The problems of a source in the layout `name`; their ids count from `first`. Raises DataError with its line for a
+    row that is none."""
+    layout = LAYOUTS[name]
     problems = []
     for number, row in enumerate(rows, 1):
-        text = row.get(question)
+        text = row.get(layout.question)
         try:
-            right = answer(row)
+            right = layout.answer(row)
         except KeyError:
             right = None
         if not isinstance(text, str) or not text.strip() or not right:
-            raise DataError(f'row needs a "{question}" and {needs}', source=rows.name, line=number)
-        problems.append(Problem(f"{name}/{number - 1}", text, right))
+            raise DataError(f'row needs a "{layout.question}" and {layout.needs}', source=rows.name, line=number)
+        problems.append(Problem(f"{name}/{first + number - 1}", text, right))
     if not problems:
         raise DataError("the file is empty: there is no problem in it", source=rows.name)
     return problems
 
 
-def _boxed(
+def boxed_problems(
     name: str,
-    source: str,
-    problems: list[Problem],
-    suffix: str,
+    problems: Sequence[Problem],
     renderer: Renderer,
     grader: Grader,
+    *,
     seed: int | None,
-    fewshot: bool,
-    format_coef: float,
+    fewshot: bool = True,
+    format_coef: float = 0.1,
+    source: str = "",
 ) -> ProblemSet:
+    """Problems whose answer is asked for in a box, as the layout `name` asks. source: the file, where each problem is
+    one of its lines."""
     task = ProblemTask(
         renderer=renderer,
         grader=grader,
         extract=boxed,
         prefix=BOXED_EXAMPLE if fewshot else (),
-        suffix=suffix,
+        suffix=LAYOUTS[name].suffix,
         format_coef=format_coef,
     )
     digest = hashlib.blake2b(repr([(p.question, p.answer) for p in problems]).encode(), digest_size=16)

@@ -158,7 +158,7 @@ class ProblemSet:
                     f"{problem.id}: its prompt has {length} tokens; context less max_tokens leaves {tokens}. "
                     "Leave such problems out with too_long=skip, or take fewer max_tokens or a model of longer context",
                     source=self.source or self.name,
-                    line=index + 1,
+                    line=index + 1 if self.source else None,
                 )
             kept.append(index)
         if not kept:

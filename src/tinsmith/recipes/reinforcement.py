@@ -1,8 +1,8 @@
-"""What recipes of reinforcement learning share: their options, and the run itself."""
+"""What recipes of reinforcement learning share: options, the run itself, its report, and what `check` says of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from attrs import frozen
 from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.advantages import AdvantageName
+from tinsmith.domain.cost import Tokens
 from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.losses import check_loss
 from tinsmith.envs.base import ProblemSource
@@ -20,7 +21,11 @@ from tinsmith.ports.trainer import LossSpec
 from tinsmith.recipes import common
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.rl import RLLoop, RLSettings
+from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
 from tinsmith.workflows.settings import FailureSettings
+
+TRIED = 16
+"""Problems that `check` samples answers to."""
 
 
 @frozen(kw_only=True)
@@ -65,6 +70,14 @@ def validate(config: RLConfig) -> None:
         raise ConfigError("temperature=0 gives each problem the same attempt again and again: nothing is trained")
     if config.group_size == 1 and config.remove_constant_groups:
         raise ConfigError("group_size=1 leaves every group constant, so that nothing is trained; take at least 2")
+
+
+def check_room(config: RLConfig, model: Model) -> None:
+    if config.max_tokens >= model.context:
+        raise ConfigError(
+            f"max_tokens={config.max_tokens} leaves no room for a prompt: {config.model} has a context of "
+            f"{model.context} tokens"
+        )
 
 
 def train(
@@ -119,6 +132,55 @@ def report(progress: Progress, directory: RunDirectory, shown: Sequence[tuple[st
         ],
     )
     progress.note(f"run directory: {directory.path}")
+
+
+def forecast(
+    config: RLConfig,
+    model: Model,
+    problems: ProblemSource,
+    length: int,
+    num_tests: int,
+) -> Iterator[str]:
+    """What a run would take, by answers that the start model gives to some problems. length: tokens of a prompt."""
+    if config.backend == "tinker":  # where trying costs money, the most that a run can take is said
+        answer, mixed = float(config.max_tokens), TRIED
+        yield "nothing was sampled at the server: the figures are for answers of max_tokens that all train"
+    else:
+        answer, mixed = _tried(config, model, problems)
+        yield (
+            f"of {TRIED} problems tried, {mixed} had answers that differ in reward; an answer had {answer:.1f} tokens "
+            "on average; the estimate takes it that both stay so"
+        )
+    episodes = config.max_steps * config.groups_per_batch * config.group_size
+    trained = episodes * (mixed / TRIED if config.remove_constant_groups else 1.0)
+    yield common.estimate(model, config, config.max_steps, trained * (length + answer), episodes * answer)
+    evaluations = 2 + ((config.max_steps - 1) // config.eval_every if config.eval_every else 0)
+    tests = num_tests * evaluations
+    used = Tokens(
+        prefill=(config.max_steps * config.groups_per_batch + tests) * length,
+        sample=(episodes + tests) * answer,
+        train=trained * (length + answer) * (1 if config.loss.name != "gspo" else 2),
+    )
+    yield from common.forecast(config, used)
+
+
+def _tried(config: RLConfig, model: Model, problems: ProblemSource) -> tuple[float, int]:
+    """Mean tokens of an answer of the start model, and how many of TRIED groups would be trained."""
+    plan = RolloutPlan(
+        limits=RolloutLimits(max_tokens=config.max_tokens, turn_timeout=config.timeout_s),
+        group_size=config.group_size,
+        temperature=config.temperature,
+        seed=config.seed,
+        split="check",
+        step=0,
+    )
+    sampler = model.sampler()
+    try:
+        groups = roll_out(sampler, [problems[i] for i in range(TRIED)], plan)
+    finally:
+        sampler.close()
+    lengths = [len(t.action) for group in groups for episode in group.episodes for t in episode.transitions]
+    return sum(lengths) / len(lengths), sum(not group.is_constant for group in groups)
 
 
 def settings(config: RLConfig) -> RLSettings:
