@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
 PYTEST_ARGS ?=
 
-.PHONY: run build cookbook extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering bench-serve parity renderers oracles tiny package fmt clean help
+.PHONY: run build cookbook extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering bench-serve bench-show browser parity renderers oracles tiny package fmt clean help
 
 run: build        ## train the tiny model on arithmetic by reinforcement learning
 	$(BIN)/tinsmith rl-basic
@@ -76,6 +76,13 @@ cookbook: build .cookbook-venv/.built   ## tinker-cookbook, unmodified, against 
 
 bench-serve: build extras   ## what the wire costs: the engine called directly and through `tinsmith serve` with the SDK, in turns
 	$(BIN)/python benches/serve.py
+
+browser: build    ## what the tests and the bench of `tinsmith show` need beside: Playwright, and its Chromium unless one is there
+	$(BIN)/python -m pip install --quiet playwright
+	command -v chromium >/dev/null || $(BIN)/python -m playwright install chromium-headless-shell
+
+bench-show: browser   ## seconds to make the page of 10,000 episodes, and to open it in a browser
+	$(BIN)/python benches/show.py
 
 DATA ?= ../shared/data
 

@@ -38,6 +38,7 @@ COMMANDS: dict[str, Entry] = {
     "grade": Entry("tinsmith.recipes.grade", "compare answers to mathematics questions with the right ones", "file"),
     "render": Entry("tinsmith.recipes.render", "conversations as tokens and weights, to look at or to compare", "file"),
     "runs": Entry("tinsmith.recipes.runs", "the runs below a directory: state, steps, last numbers", "directory"),
+    "show": Entry("tinsmith.recipes.show", "a run as one page: curves, config, every episode token by token", "run"),
     "serve": Entry("tinsmith.recipes.serve", "the embedded engine behind the Tinker protocol", "model"),
 }
 """Jobs that are no recipes; their modules have the same `Config` and `run`."""

@@ -192,7 +192,8 @@ class RLLoop:
             **episode_metrics(groups),
             **groups.metrics,
         }
-        batch = self._assemble(groups)
+        kept = [g for g in groups if not (settings.remove_constant_groups and g.is_constant)]
+        batch = self._assemble(kept)
         if batch is None:  # every group was constant: there is nothing to learn from, and that is said
             metrics["num_tokens"] = metrics["num_loss_tokens"] = 0
         else:
@@ -203,7 +204,8 @@ class RLLoop:
         metrics["time/train"] = time.monotonic() - rolled
         metrics["time/step"] = time.monotonic() - began
         if settings.log_rollouts:
-            self._directory.write_rollouts(step, to_rows(groups, split="train", decode=self._decode))
+            rows = to_rows(groups, split="train", decode=self._decode, trained=(kept, batch))
+            self._directory.write_rollouts(step, rows)
         if step + 1 == settings.max_steps and self._test is not None:
             with self._sampler() as final:
                 metrics.update({f"final/{name}": value for name, value in self._evaluate(final, step).items()})
@@ -241,8 +243,7 @@ class RLLoop:
             metrics["kl_pre_post_v2"] = drift["optim/kl_sample_train_v2"]
         return metrics
 
-    def _assemble(self, groups: Sequence[Group]) -> Batch | None:
-        kept = [g for g in groups if not (self._settings.remove_constant_groups and g.is_constant)]
+    def _assemble(self, kept: Sequence[Group]) -> Batch | None:
         if not kept:
             return None
         advantages = group_advantages(

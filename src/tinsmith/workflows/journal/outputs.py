@@ -25,6 +25,10 @@ def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(to_json(row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
 
 
+def _text(config: Mapping[str, Any]) -> bytes:
+    return pretty(config).encode("utf-8", "surrogatepass")
+
+
 class Outputs:
     def __init__(self, path: Path, files: FileSystem, journal: Journal) -> None:
         self._path = path
@@ -43,14 +47,17 @@ class Outputs:
         self._evaluations = {}
         if not isinstance(records[-1].event, Finished):
             self._evaluations = {step: lines.pop(step) for step in lines.keys() - done}
-        for name, data in ((CONFIG, pretty(config).encode()), (METRICS, _lines(lines.values()))):
+        for name, data in (
+            (CONFIG, pretty(config).encode("utf-8", "surrogatepass")),
+            (METRICS, _lines(lines.values())),
+        ):
             path = self._path / name
             with self._journal.guard(path, len(data)):
                 if not exists(self._files, path) or read(self._files, path) != data:
                     write_atomic(self._files, path, data)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        data = pretty(config).encode()
+        data = _text(config)
         path = self._path / CONFIG
         with self._journal.guard(path, len(data)):
             write_atomic(self._files, path, data)

@@ -22,6 +22,8 @@ from tinsmith.workflows.journal.records import (
     Step,
     Stopped,
     decode,
+    live,
+    scan,
 )
 from tinsmith.workflows.journal.rundir import JOURNAL, LOCK
 
@@ -163,6 +165,49 @@ def total_steps(steps: int, metrics: Mapping[str, Any], config: Mapping[str, Any
             return round(steps / share)
     most = config.get("max_steps")
     return most if isinstance(most, int) else None
+
+
+@frozen(kw_only=True)
+class Reading:
+    """A whole journal, as far as it can be trusted."""
+
+    records: list[Record]
+    """Those that count."""
+    all_records: list[Record]
+    """Those too that a resume went back before."""
+    notes: list[str]
+    """What is wrong with it."""
+
+
+def read_journal(path: Path, files: FileSystem) -> Reading:
+    """The journal of a run directory. What follows a damaged record is left out, and that is noted."""
+    journal = path / JOURNAL
+    data = read(files, journal)
+    try:
+        found = scan(data, str(journal))
+        records, notes = found.records, list[str]()
+        if data.find(b"\n", found.length) >= 0:  # less than a line more is being written, or was torn
+            notes.append(
+                f"{journal}, line {len(records) + 1}: the record is damaged, by a crash or otherwise. Shown is what "
+                "comes before"
+            )
+    except JournalError as error:
+        records, notes = _leading(data), [f"{error}. Shown is what comes before"]
+    return Reading(records=live(records), all_records=records, notes=notes)
+
+
+def _leading(data: bytes) -> list[Record]:
+    """The sound records up to the first that is not."""
+    records: list[Record] = []
+    for line in data.split(b"\n")[:-1]:
+        try:
+            record = decode(line)
+        except JournalError:
+            break
+        if record is None or record.seq != len(records):
+            break
+        records.append(record)
+    return records
 
 
 def _backwards(journal: Path, files: FileSystem, notes: list[str]) -> Iterator[Record]:
