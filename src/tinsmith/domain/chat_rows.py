@@ -280,7 +280,12 @@ def _call(value: Any, id: str | None = None) -> ToolCall:
     if isinstance(arguments, str):
         _json(arguments, "the arguments of a tool call")
         return ToolCall(value["name"], arguments, id)
-    return ToolCall(value["name"], json.dumps(arguments, ensure_ascii=False), id)
+    try:
+        return ToolCall(value["name"], json.dumps(arguments, ensure_ascii=False, allow_nan=False), id)
+    except (TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"the arguments of a tool call are not JSON: {error}") from None
 
 
 def _json(text: str, what: str) -> Any:

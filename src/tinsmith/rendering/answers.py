@@ -139,6 +139,44 @@ def read_value(text: str, types: frozenset[str] = frozenset(), others: Mapping[s
     return text if "string" in types and not types & _NAMES.get(type(value), {"null"}) else value
 
 
+def is_object(arguments: str) -> bool:
+    try:
+        return isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def check_schema(tool: Tool) -> None:
+    """Raise RenderError for a tool whose description or parameters no format can show."""
+    function = tool.definition.get("function", tool.definition)
+    description = function.get("description")
+    if description is not None and not isinstance(description, str):
+        raise RenderError(f"tool {tool.name!r}: its description must be text, not {description!r:.40}")
+    if function.get("parameters") is not None:
+        _check_schema(function["parameters"], f"tool {tool.name!r}: parameters")
+
+
+def _check_schema(schema: Any, where: str) -> None:
+    if not isinstance(schema, Mapping):
+        raise RenderError(f"{where} must be a JSON schema, an object, not {schema!r:.40}")
+    kinds: dict[str, tuple[type, ...]] = {
+        **dict.fromkeys(("properties", "$defs"), (Mapping,)),
+        **dict.fromkeys(("required", "enum", "anyOf", "oneOf", "allOf"), (list, tuple)),
+        **dict.fromkeys(("description", "$ref"), (str,)),
+        "type": (str, list, tuple),
+    }
+    for key, kind in kinds.items():
+        if schema.get(key) is not None and not isinstance(schema[key], kind):
+            raise RenderError(f"{where}.{key} cannot be {schema[key]!r:.40}")
+    inner = [(f"properties.{name}", one) for name, one in (schema.get("properties") or {}).items()]
+    inner += [(f"$defs.{name}", one) for name, one in (schema.get("$defs") or {}).items()]
+    inner += [(f"{key}[{n}]", one) for key in ("anyOf", "oneOf") for n, one in enumerate(schema.get(key) or ())]
+    inner += [("items", schema["items"])] if schema.get("items") is not None else []
+    for name, one in inner:
+        if not isinstance(one, bool):
+            _check_schema(one, f"{where}.{name}")
+
+
 def declared_types(tools: Sequence[Tool]) -> dict[str, dict[str, frozenset[str]]]:
     """By tool and parameter: the names of the JSON types that it may have; none where that is not said."""
     out: dict[str, dict[str, frozenset[str]]] = {}

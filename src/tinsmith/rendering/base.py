@@ -19,7 +19,7 @@ from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Conversation, MediaPart, Message, TextPart, Tool
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.tokenizer import Tokenizer
-from tinsmith.rendering.answers import declared_types
+from tinsmith.rendering.answers import check_schema, declared_types, is_object
 from tinsmith.rendering.batch import render_batch, supervised_batch
 from tinsmith.rendering.given import conversation_of, messages_of, tools_of
 from tinsmith.rendering.records import Examples, Hints, Origin, Overlong, Parsed, Rendered, Stop, Termination, TrainOn
@@ -213,7 +213,8 @@ class Renderer(ABC):
         answer = self.parse(completion, prompt=prompt)
         if answer.termination is not Termination.STOP or not self._bridges(prompt, completion, new):
             return None
-        self.check((Message("assistant"), *new), answered=True)
+        called = bool(answer.message.tool_calls or answer.message.unparsed_tool_calls)
+        self.check((Message("assistant"), *new), answered=called)
         out = self._script(self.tokenizer)
         self._write_after_stop(out)
         self._write(out, (answer.message, *new), (), 1)
@@ -256,11 +257,18 @@ class Renderer(ABC):
         declared = {tool.name for tool in tools}
         if declared and not self.calls_tools:
             raise RenderError(f"{self.name} has no form for tools")
+        for tool in tools:
+            check_schema(tool)
         called, ids = answered, set[str]()
         for i, message in enumerate(messages):
             self._check_form(i, message)
             self._check(i, message)
             for call in message.tool_calls:
+                if not is_object(call.arguments):
+                    raise RenderError(
+                        f"message {i}: the arguments of its call of {call.name!r} are no JSON object: "
+                        f"{call.arguments!r:.60}; what a model wrote wrong is an UnparsedToolCall"
+                    )
                 if declared and call.name not in declared:
                     raise RenderError(
                         f"message {i} calls the tool {call.name!r}, which is not declared "

@@ -37,7 +37,7 @@ def declaration(tools: Sequence[Tool]) -> str:
     functions = [_sorted(tool.definition.get("function", tool.definition)) for tool in tools]
     try:
         written = "\n".join(_Function(function).written() for function in functions)
-    except (_NoTypescript, TypeError, KeyError, AttributeError):  # a schema that is none
+    except (_NoTypescript, TypeError, ValueError, KeyError, AttributeError):  # a schema that is none
         definitions = [_sorted(tool.definition) for tool in tools]
         return json.dumps(definitions, ensure_ascii=False, separators=(",", ":"))
     return f"# Tools\n\n## functions\nnamespace functions {{\n{written}\n}}\n"

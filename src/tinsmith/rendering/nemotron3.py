@@ -226,6 +226,7 @@ def _declaration(tool: Tool) -> str:
     properties = parameters.get("properties")
     for name, fields in (properties if isinstance(properties, Mapping) else {}).items():
         out += f"\n<parameter>\n<name>{name}</name>"
+        fields = {} if isinstance(fields, bool) else fields
         if "type" in fields:
             out += f"\n<type>{fields['type']}</type>"
         if "description" in fields:

@@ -30,7 +30,8 @@ def _function(function: Mapping[str, Any]) -> str:
     )
 
 
-def _parameter(name: str, spec: Mapping[str, Any], required: bool) -> str:
+def _parameter(name: str, spec: Mapping[str, Any] | bool, required: bool) -> str:
+    spec = {} if isinstance(spec, bool) else spec
     out = f"// {spec['description']}\n" if spec.get("description") else ""
     out += f"{name}{'' if required else '?'}: {_type(spec)}"
     if "default" in spec:
@@ -44,7 +45,8 @@ def _parameter(name: str, spec: Mapping[str, Any], required: bool) -> str:
     return out + ",\n"
 
 
-def _type(spec: Mapping[str, Any]) -> str:
+def _type(spec: Mapping[str, Any] | bool) -> str:
+    spec = {} if isinstance(spec, bool) else spec
     kind = spec.get("type")
     null = " | null" if spec.get("nullable") else ""
     if kind == "array":
@@ -60,8 +62,8 @@ def _type(spec: Mapping[str, Any]) -> str:
     return {"number": "number", "integer": "number", "boolean": "boolean"}.get(str(kind), "any")
 
 
-def _array(items: Mapping[str, Any] | None) -> str:
-    if not items:
+def _array(items: Mapping[str, Any] | bool | None) -> str:
+    if not items or isinstance(items, bool):
         return "any[]"
     simple = {"string": "string[]", "number": "number[]", "integer": "number[]", "boolean": "boolean[]"}
     kind = items.get("type")
@@ -71,7 +73,8 @@ def _array(items: Mapping[str, Any] | None) -> str:
     return "any[]" if inner == "object | object" or len(inner) > _LONG else f"{inner}[]"
 
 
-def _variant(spec: Mapping[str, Any]) -> str:
+def _variant(spec: Mapping[str, Any] | bool) -> str:
+    spec = {} if isinstance(spec, bool) else spec
     out = _type(spec)
     if spec.get("description"):
         out += f"// {spec['description']}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tinsmith.domain.errors import RenderError
-from tinsmith.domain.messages import Conversation, ImagePart, Message
+from tinsmith.domain.messages import Conversation, ImagePart, Message, ToolCall
 from tinsmith.rendering import Delta, DeltaKind, Origin, Renderer, Termination, TooLong
 from tinsmith.testing.contracts._common import LAW
 from tinsmith.testing.strategies import conversations, texts
@@ -149,6 +151,9 @@ class RendererContract:
             asked = renderer.generation_prompt(messages[:end], tools=tools).ids
             assert renderer.tokenizer.decode(bridged) == renderer.tokenizer.decode(asked)
             assert renderer.bridge(prompt, completion[:-1], messages[i + 1 : end]) is None, "an unfinished answer"
+            if renderer.calls_tools and not messages[i].tool_calls:
+                with suppress(RenderError):  # a result of no call
+                    assert renderer.bridge(prompt, completion, [Message("tool", "2")]) is None
 
     @LAW
     @given(data=st.data())
@@ -251,6 +256,44 @@ class RendererContract:
             call = {"role": "assistant", "tool_calls": [{"function": {"name": "g", "arguments": "{}"}}]}
             with pytest.raises(RenderError, match="message 1 calls the tool 'g', which is not declared"):
                 renderer.render([asked, call], [{"name": "f", "parameters": {}}])
+            for arguments in ("{", "[]", {"x": float("nan")}):
+                broken = {"role": "assistant", "tool_calls": [{"function": {"name": "g", "arguments": arguments}}]}
+                with pytest.raises(RenderError, match="message 1"):
+                    renderer.render([asked, broken])
+            with pytest.raises(RenderError, match=r"message 1: .*arguments of"):
+                renderer.render([asked, Message("assistant", tool_calls=(ToolCall("g", "{"),))])
+            schemas: list[Any] = [[], "x", {"properties": []}, {"properties": {"a": 1}}, {"required": 1}, {"type": {}}]
+            for parameters in schemas:
+                with pytest.raises(RenderError, match="tool 'f': parameters"):
+                    renderer.generation_prompt([asked], tools=[{"name": "f", "parameters": parameters}])
+            with pytest.raises(RenderError, match="tool 'f': its description"):
+                renderer.generation_prompt([asked], tools=[{"name": "f", "description": 5}])
+
+    def test_no_tool_writes_a_control_token(self) -> None:
+        """Whatever its name, description and parameters spell, and what calls and results are named."""
+        renderer = self.make()
+        if not renderer.calls_tools:
+            return
+
+        def control(name: str, words: str) -> list[int]:
+            spec = {"type": "string", "description": words, "enum": [words], "default": words}
+            schema = {"type": "object", "properties": {words: spec, "any": True}, "required": [words]}
+            tool = {"name": name, "description": words, "parameters": schema}
+            call = ToolCall(name, json.dumps({"k": words}), "call")
+            chat = [Message.user("q"), Message("assistant", tool_calls=(call,))]
+            chat.append(Message("tool", words, name=name, tool_call_id="call"))
+            rendered = renderer.generation_prompt(chat, tools=[tool])
+            return [int(id) for id in rendered.ids[rendered.special]]
+
+        plain = control("f", "word")
+        for mark in renderer.tokenizer.special_tokens:
+            for words in (mark, f"a{mark}b"):
+                for name in ("f", words):
+                    try:
+                        found = control(name, words)
+                    except RenderError:  # a name that the format cannot hold
+                        continue
+                    assert found == plain, (name, words)
 
     def _sampled(self, renderer: Renderer, conversation: Conversation) -> tuple[Any, Any]:
         """The last answer and its prompt."""
