@@ -204,7 +204,10 @@ def test_bridge() -> None:
     qwen = rendering.get("qwen3", TOKENIZER)
     thought = control("<think>\na\n</think>\n\nHello<|im_end|>")
     assert qwen.bridge(asked, thought, [MORE]) is None
-    assert qwen.bridge(asked, thought, [Message("tool", "2")]) is not None
+    call = '<think>\na\n</think>\n\nHello\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call><|im_end|>'
+    assert qwen.bridge(asked, control(call), [Message("tool", "2")]) is not None
+    with pytest.raises(RenderError, match="message 1 is a tool result, but no message before it calls a tool"):
+        qwen.bridge(asked, thought, [Message("tool", "2")])
 
 
 def test_control_tokens_in_text_are_allowed_only_loudly() -> None:
