@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import tinsmith as ts
-from tinsmith.envs.math import BOXED_EXAMPLE, NUMERIC_SUFFIX
+from tinsmith.envs.math import BOXED_EXAMPLE, BOXED_SUFFIX, NUMERIC_SUFFIX
 
 MODEL = "Qwen/Qwen3-4B-Instruct-2507"
 """A name that the cookbook knows, of a model whose chat format (qwen3_instruct) is that of the tiny one."""
@@ -46,17 +46,24 @@ def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def chats(count: int, seed: int) -> list[dict[str, Any]]:
-    """Sums with their answer in a box, a third each on their own and after the example of either side, so that both
-    prompt the trained model with what it has seen."""
-    question = BOXED_EXAMPLE[0].text
+    """Sums with an answer in a box: asked as rl_basic does, and after the worked example of rl_loop or of ours, a third
+    each. Some answers are drawn: what is trained on them is right about half the time, and has something to gain from
+    rewards however well it was trained."""
+    question, rng = BOXED_EXAMPLE[0].text, random.Random(seed + 100)
     spelled = (
         "Let's spell the word out and number all the letters: 1) s 2) t 3) r 4) a 5) w 6) b 7) e 8) r 9) r 10) y. "
         "We have r's at positions 3, 8, and 9. \\boxed{3}"
     )
-    examples = [[], [question, spelled], [m.text for m in BOXED_EXAMPLE]]
+    kinds = [
+        ([], BOXED_SUFFIX),
+        ([question, spelled], NUMERIC_SUFFIX),
+        ([m.text for m in BOXED_EXAMPLE], NUMERIC_SUFFIX),
+    ]
     rows = []
     for number, (x, y) in enumerate(sums(count, seed, 1, 2)):
-        texts = [*examples[number % 3], f"What is {x} + {y}?{NUMERIC_SUFFIX}", f"\\boxed{{{x + y}}}"]
+        example, suffix = kinds[number % 3]
+        answer = x + y if rng.random() < 0.3 else rng.randint(2, 4)
+        texts = [*example, f"What is {x} + {y}?{suffix}", f"\\boxed{{{answer}}}"]
         roles = ["user", "assistant"] * (len(texts) // 2)
         rows.append({"messages": [{"role": r, "content": t} for r, t in zip(roles, texts, strict=True)]})
     return rows

@@ -205,7 +205,7 @@ def supervised_here(bench: Bench) -> None:
     bench.said("sl_loop", "NLL of the first step", theirs[0], mine[0], "within 1e-6", near)
     off = max(abs(a / b - 1) for a, b in zip(theirs, mine, strict=True))
     bench.said(
-        "sl_loop", "NLL of the last step", theirs[-1], mine[-1], f"every step within 2% (worst {off:.1e})", off < 0.02
+        "sl_loop", "NLL of the last step", theirs[-1], mine[-1], f"every step within 1e-5 (worst {off:.1e})", off < 1e-5
     )
 
 
@@ -230,11 +230,16 @@ def weights(bench: Bench) -> None:
 
 
 def reinforcement(bench: Bench) -> None:
-    """rl_loop and rl_basic from the merged model, beside rl-basic."""
-    same = {"env": "gsm8k", "data": "openai/gsm8k/train.jsonl", "model": "merged", "lr_schedule": "constant"}
-    theirs = bench.cookbook("rl_loop", "rl_loop", loss_fn="importance_sampling", batch_size=8, max_steps=12, **RL)
-    ours = bench.ours("rl-basic", "rl-basic-as-rl_loop", groups_per_batch=8, max_steps=12, format_coef=0, **same, **RL)
+    """rl_loop and rl_basic from the merged model, beside rl-basic. Its worked example is not theirs, and the prompt of
+    rl_basic is the one that `env=math` writes."""
+    asked = bench.work / "openai/gsm8k/train.jsonl"
+    same = {"model": "merged", "lr_schedule": "constant", "max_steps": 12, **RL}
+    theirs = bench.cookbook("rl_loop", "rl_loop", loss_fn="importance_sampling", batch_size=16, max_steps=12, **RL)
+    ours = bench.ours("rl-basic", "as-rl_loop", env="gsm8k", data=asked, groups_per_batch=16, format_coef=0, **same)
     rewards(bench, "rl_loop", theirs, ours)
+    rows = [json.loads(line) for line in asked.read_text().splitlines()]
+    answers = [{"problem": row["question"], "answer": row["answer"].split("#### ")[1]} for row in rows]
+    data.write(bench.work / "problems.jsonl", answers)
     problems = {
         "batch_size": 16,
         "group_size": RL["group_size"],
@@ -251,16 +256,15 @@ def reinforcement(bench: Bench) -> None:
         **{f"dataset_builder.{name}": value for name, value in problems.items()},
         **{k: v for k, v in RL.items() if k != "group_size"},
     )
-    ours = bench.ours(
-        "rl-basic", "rl-basic-as-rl_basic", groups_per_batch=16, max_steps=12, fewshot="false", **same, **RL
-    )
+    options = {"env": "math", "data": "problems.jsonl", "groups_per_batch": 16, "fewshot": "false"}
+    ours = bench.ours("rl-basic", "as-rl_basic", **options, **same)
     rewards(bench, "rl_basic", theirs, ours)
 
 
 def arithmetic(bench: Bench) -> None:
     options = {"group_size": 4, "groups_per_batch": 64, "learning_rate": 1e-3, "max_tokens": 8, "max_steps": 12}
     theirs = bench.cookbook("math_rl.train", "math_rl", env="arithmetic", loss_fn="importance_sampling", **options)
-    ours = bench.ours("rl-basic", "rl-basic-as-math_rl", fewshot="true", lr_schedule="constant", **options)
+    ours = bench.ours("rl-basic", "as-math_rl", fewshot="true", lr_schedule="constant", **options)
     rewards(bench, "math_rl", theirs, ours)
 
 
@@ -268,7 +272,7 @@ def rewards(bench: Bench, recipe: str, theirs: list[dict[str, float]], ours: lis
     both = [column(run, "env/all/correct", "reward/mean", "reward/total") for run in (theirs, ours)]
     print(recipe, *([round(v, 3) for v in run] for run in both), sep="\n  ")
     first, last = ([float(np.mean(run[part])) for run in both] for part in (slice(3), slice(-3, None)))
-    bench.said(recipe, "right answers, first 3 steps", *first, "within 0.15", abs(first[0] - first[1]) < 0.15)
+    bench.said(recipe, "right answers, first 3 steps", *first, "within 0.2", abs(first[0] - first[1]) < 0.2)
     rise = min(b - a for a, b in zip(first, last, strict=True))
     bench.said(recipe, "right answers, last 3 steps", *last, "up by 0.05", rise > 0.05)
 
