@@ -27,7 +27,7 @@ whoever wrote it. Each of these conversations was found equal once text was allo
 Two families have no template that says all: Mistral and Inkling are compared with the tokens that their libraries give,
 recorded by `make oracles`. Of Mistral's vocabularies only the kind "tekken" is tried. For `qwen3_vl` with thinking no
 template is at hand: its chat form is that of `qwen3`, its images those of `qwen3_vl_instruct`, both proven below.
-`smollm2` is held to the template and the tokenizer in its own GGUF file by `tests/families/test_smollm2.py`; `chatml` and
+`smollm2` is held to the template in its own GGUF file by `tests/families/test_smollm2.py`; `chatml` and
 `role_colon` are of no family.
 
 Tokenizers are the families' own, but for those called `small_…`: no package carries these, so a small one with the same
