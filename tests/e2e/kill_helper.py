@@ -74,14 +74,14 @@ def _count(directory: Path) -> int:
         return 0
 
 
-def compare_runs(a: Path, b: Path) -> list[str]:
+def compare_runs(a: Path, b: Path, but: tuple[str, ...] = ()) -> list[str]:
     """What differs between two run directories, bit for bit; empty when nothing does.
 
     Compared are metrics and rollouts (but for keys `time/...`), datums, evaluations and the end as journalled, states
     of checkpoints (but for the mark that a resume leaves in their names), the config (but for `log_path`), and whatever
-    else lies there.
+    else lies there. `but`: metrics that may differ too.
     """
-    left, right = _outcome(a), _outcome(b)
+    left, right = _outcome(a, but), _outcome(b, but)
     differences = []
     for key in sorted(left.keys() | right.keys()):
         if key not in left or key not in right:
@@ -91,7 +91,7 @@ def compare_runs(a: Path, b: Path) -> list[str]:
     return differences
 
 
-def _outcome(directory: Path) -> dict[str, Any]:
+def _outcome(directory: Path, but: tuple[str, ...]) -> dict[str, Any]:
     outcome: dict[str, Any] = {}
     for record in live(scan(read(FILES, directory / "journal.jsonl"), str(directory)).records):
         event = record.event
@@ -105,7 +105,7 @@ def _outcome(directory: Path) -> dict[str, Any]:
         name = path.relative_to(directory).as_posix()
         if name == "metrics.jsonl" or name.startswith("rollouts/"):
             for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-                outcome[f"{name}, line {number}"] = _timeless(json.loads(line.decode("utf-8", "surrogatepass")))
+                outcome[f"{name}, line {number}"] = _timeless(json.loads(line.decode("utf-8", "surrogatepass")), but)
         elif name.startswith("checkpoints/"):
             _, state, *rest = name.split("/")
             outcome["/".join(["checkpoints", re.sub(r"-r[0-9]+(?=\.|$)", "", state), *rest])] = path.read_bytes()
@@ -116,8 +116,8 @@ def _outcome(directory: Path) -> dict[str, Any]:
     return outcome
 
 
-def _timeless(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: item for key, item in value.items() if not key.startswith("time/")}
+def _timeless(value: Mapping[str, Any], but: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if not key.startswith("time/") and key not in but}
 
 
 def _short(value: Any) -> str:

@@ -12,7 +12,7 @@ from tinsmith.bootstrap import load_model
 from tinsmith.cli import main
 from tinsmith.recipes import RECIPES, load_recipe
 
-EXAMPLES = ("chat-sl",)
+EXAMPLES = ("chat-sl", "dpo")
 """Recipes that learn from examples and make their own."""
 
 
@@ -56,7 +56,8 @@ def test_a_recipe_checks_runs_and_leaves_a_model_to_start_from(
     assert main([*words, "log_path=run"]) == 0
     lines = metrics("run")
     assert [line["step"] for line in lines] == [0, 1, 2]
-    assert all("train_mean_nll" in line or "env/all/reward/total" in line for line in lines)
+    names = ("train_mean_nll", "env/all/reward/total", "dpo_loss")
+    assert all(any(name in line for name in names) for line in lines)
     trained = load_model("run/final")
     assert trained.renderer_name == "chatml"
     assert trained.num_parameters == load_model("tiny").num_parameters
@@ -141,6 +142,29 @@ def test_reinforcement_learning_reads_real_problems(env: str, file: str, shared:
     ]
     assert main(["rl-basic", *words]) == 0
     assert metrics("run")[0]["env/all/total_episodes"] == 4
+
+
+def test_preferences_are_learned_and_hold_for_pairs_that_were_not_seen() -> None:
+    assert main(["dpo", "max_rows=400", "test_size=60", "num_epochs=2", "log_path=run", "export=none"]) == 0
+    lines = metrics("run")
+    assert lines[0]["dpo_loss"] == pytest.approx(0.6931, abs=1e-3), "at its start the policy is its own reference"
+    assert abs(lines[0]["margin"]) < 1e-3
+    assert lines[0]["test/likelier"] < 0.1
+    last = lines[-1]
+    assert last["final/test/accuracy"] > 0.95
+    assert last["final/test/likelier"] > 0.6
+    assert last["chosen_reward"] > 0 > last["rejected_reward"]
+
+
+def test_real_preferences(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = [shared / "data" / name for name in ("hh_rlhf/harmless_base_test.jsonl.gz", "chat/dpo_en_demo.json")]
+    words = [
+        *("dpo", f"data={data[0]},{data[1]}", "weights=3,1", "max_rows=60", "test_size=4", "max_length=256"),
+        *("max_steps=2", "batch_size=4", "loss=ipo", "log_path=run", "export=none"),
+    ]
+    assert main(words) == 0
+    assert "of the " in capsys.readouterr().out
+    assert metrics("run")[-1]["num_pairs"] <= 4
 
 
 LAYOUTS = {

@@ -44,6 +44,11 @@ def options(recipe: str, chats: str) -> list[str]:
             *("chat-sl", f"data={chats},small", "weights=1,2", "max_rows=40", "test_size=4", "batch_size=8"),
             *("num_epochs=2", "eval_every=5", "checkpoints.every=4", "checkpoints.rolling_every=1", "export=adapter"),
         ]
+    if recipe == "dpo":  # a reference made of the weights that were resumed would differ
+        return [
+            *("dpo", "max_rows=60", "test_size=6", "batch_size=12", "num_epochs=3", "eval_every=4"),
+            *("checkpoints.every=4", "checkpoints.rolling_every=1", "export=adapter"),
+        ]
     substeps = ["num_substeps=3", "loss.name=ppo", "remove_constant_groups=false"] if "substeps" in recipe else []
     return [
         *("rl-basic", *substeps, "max_steps=8", "groups_per_batch=6", "group_size=4", "test_size=8", "eval_every=3"),
@@ -51,13 +56,15 @@ def options(recipe: str, chats: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("recipe", ["sl-basic", "chat-sl", "rl-basic", "rl-basic with substeps"])
+@pytest.mark.parametrize("recipe", ["sl-basic", "chat-sl", "dpo", "rl-basic", "rl-basic with substeps"])
 def test_a_killed_run_equals_the_one_that_was_not(recipe: str, chats: str, tmp_path: Path) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     run_killed(command(calm, *options(recipe, chats)), calm / "run", kills=0, seed=0, env=ENV)
     story = run_killed(command(killed, *options(recipe, chats)), killed / "run", kills=4, seed=7, records=6, env=ENV)
     assert any(s.killed for s in story), story
-    assert compare_runs(calm / "run", killed / "run") == []
+    # What the reference said is kept in memory alone: a run that was killed asks it again.
+    but = ("tokens/prefill",) if recipe == "dpo" else ()
+    assert compare_runs(calm / "run", killed / "run", but) == []
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(chats: str, tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ RL = ["rl-basic", "groups_per_batch=6", "max_steps=3", "test_size=6", "checkpoin
 CHAT = ["chat-sl", "batch_size=4", "max_steps=3", "max_rows=40", "test_size=4", "eval_every=2", "seed=5"]
 RUNS = {
     "chat": CHAT,
+    "dpo": ["dpo", "batch_size=4", "max_steps=3", "max_rows=60", "test_size=4", "eval_every=1", "seed=5"],
+    "ipo": ["dpo", "loss=ipo", "batch_size=4", "max_steps=2", "max_rows=60", "test_size=4", "num_epochs=2"],
     "sl": SL,
     "sl all options": [
         *SL,

@@ -39,22 +39,44 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
+def _exchange(rng: random.Random) -> tuple[str, str]:
+    """About words: spell, repeat, shout, take a letter."""
+    word, other = rng.sample(WORDS, 2)
+    return rng.choice(
+        (
+            (f"Spell {word}.", "-".join(word)),
+            (f"Say {word} three times.", f"{word} {word} {word}"),
+            (f"Shout {word}!", f"{word.upper()}!"),
+            (f"What is the first letter of {word}?", word[0]),
+            (f"Join {word} and {other}.", f"{word} and {other}"),
+        )
+    )
+
+
 def _chat(rng: random.Random) -> dict[str, Any]:
-    """One or two turns about words: spell, repeat, shout, take a letter."""
+    """One or two turns."""
     messages = []
     for _ in range(rng.choice((1, 1, 2))):
-        word, other = rng.sample(WORDS, 2)
-        asked, answered = rng.choice(
-            (
-                (f"Spell {word}.", "-".join(word)),
-                (f"Say {word} three times.", f"{word} {word} {word}"),
-                (f"Shout {word}!", f"{word.upper()}!"),
-                (f"What is the first letter of {word}?", word[0]),
-                (f"Join {word} and {other}.", f"{word} and {other}"),
-            )
-        )
+        asked, answered = _exchange(rng)
         messages += [_message("user", asked), _message("assistant", answered)]
     return {"messages": messages}
 
 
+def _pair(rng: random.Random) -> dict[str, Any]:
+    """The better answer ends in a full stop; the tiny model gives the other one."""
+    word, other, third = rng.sample(WORDS, 3)
+    x, y = rng.sample(range(100), 2)
+    asked, answer = rng.choice(
+        (
+            (f"Say {word} {other}.", f"{word} {other}"),
+            (f"Say {word} {other} backwards.", f"{other} {word}"),
+            (f"How many words are in: {word} {other} {third}?", "3"),
+            (f"What comes after {x}?", str(x + 1)),
+            (f"Which is larger, {x} or {y}?", str(max(x, y))),
+        )
+    )
+    return {"prompt": asked, "chosen": f"{answer}.", "rejected": answer}
+
+
 CHATS = SmallSet("small", 1200, _chat)
+PAIRS = SmallSet("small", 1400, _pair)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,7 @@ from tinsmith.domain.errors import NonFiniteError, TrainingError
 from tinsmith.domain.metrics import episode_metrics
 from tinsmith.domain.packing import minibatches
 from tinsmith.domain.returns import kl_penalty
-from tinsmith.domain.tokens import Floats, Ints
+from tinsmith.domain.tokens import Ints
 from tinsmith.envs.base import GroupBuilder, ProblemSource
 from tinsmith.ports.pending import DEADLINE_S, Pending
 from tinsmith.ports.progress import Progress
@@ -30,6 +29,7 @@ from tinsmith.workflows.interrupt import graceful_interrupt
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.loss_step import forward_backward
 from tinsmith.workflows.metering import Meter
+from tinsmith.workflows.reference import Reference
 from tinsmith.workflows.rollout_log import to_rows
 from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits, RolloutPlan, roll_out
 from tinsmith.workflows.saving import Keep, batch_digest, leave, named, restore, same_data, save_now, stop_for_budget
@@ -38,9 +38,6 @@ from tinsmith.workflows.waiting import naming_step, wait
 
 EVAL_GROUPS = 512
 """Test groups rolled out at once."""
-
-SCORES_IN_FLIGHT = 512
-"""Sequences that the reference is asked to score at once."""
 
 
 @frozen(kw_only=True)
@@ -103,7 +100,7 @@ class RLLoop:
         self._settings = settings
         self._directory = directory
         self._progress = progress
-        self._reference = None if reference is None else self._meter.sampler(reference)
+        self._reference = None if reference is None else Reference(self._meter.sampler(reference), settings.timeout_s)
         self._test = test
         self._decode = decode
         self._policy: Pending[Sampler] | None = None
@@ -252,31 +249,15 @@ class RLLoop:
         batch = assemble(kept, advantages).batch
         return batch if batch.num_loss_tokens else None
 
-    def _penalised(self, batch: Batch, reference: Sampler) -> tuple[Batch, float]:
+    def _penalised(self, batch: Batch, reference: Reference) -> tuple[Batch, float]:
         """Move the KL penalty into the advantages; gives the mean of log(policy / reference) a token too."""
-        base = self._scores(batch, reference)
+        base = reference.score(batch)
         assert batch.logprobs is not None
         assert batch.advantages is not None
         penalty, mean = kl_penalty(
             batch, base, coef=self._settings.kl_penalty_coef, discount=self._settings.kl_discount_factor
         )
         return evolve(batch, advantages=batch.advantages + penalty, reference_logprobs=base), mean
-
-    def _scores(self, batch: Batch, reference: Sampler) -> Floats:
-        """[T]: the reference's logprob of every target."""
-        waiting: deque[Pending[Floats]] = deque()
-        scores: list[Floats] = []
-
-        def take() -> None:
-            scores.append(wait(waiting.popleft(), "scoring by the reference", self._settings.timeout_s)[1:])
-
-        for datum in batch:
-            if len(waiting) == SCORES_IN_FLIGHT:
-                take()
-            waiting.append(reference.score(np.append(datum.tokens, datum.targets[-1])))
-        while waiting:
-            take()
-        return np.concatenate(scores).astype(np.float32)
 
     def _plan(self, split: str, step: int, group_size: int, temperature: float) -> RolloutPlan:
         return RolloutPlan(

@@ -125,7 +125,8 @@ class SupervisedLoop:
             stopped = None
             while step < self._total and not interrupt.requested and (stopped := self._meter.exceeded()) is None:
                 try:
-                    queue.append(self._submit(step, position))
+                    with naming_step(step):
+                        queue.append(self._submit(step, position))
                 except NonFiniteError as error:
                     while queue:
                         self._finish(queue.popleft())
