@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import UnionType
@@ -184,13 +185,31 @@ class Ttl:
 
 
 def parse(kind: type[T], body: bytes) -> T:
-    """The body as a value of `kind`. Raises ConfigError naming the field."""
+    """The body as a value of `kind`. Raises ConfigError naming the field.
+
+    What Python reads beyond JSON is refused here, where a client can be told: what is kept (NaN, half a surrogate pair)
+    could not be sent to anybody later.
+    """
     try:
-        value = json.loads(body or b"{}")
+        text = body.decode() or "{}"
+        value = json.loads(text, parse_constant=_no_number, parse_float=_number)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the body is no JSON: {error}") from error
     result: T = _structure(value, kind, "")
     return result
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if value in (math.inf, -math.inf):
+        raise ValueError(f"{text[:40]} is beyond a float64")
+    return value
 
 
 @cache
@@ -228,7 +247,8 @@ def _structure(value: Any, kind: Any, where: str) -> Any:
         found = {}
         for name, (inner, required) in _fields(kind).items():
             path = f"{where}.{name}" if where else name
-            if name in value and not (value[name] is None and not required):
+            # null stands for a default, but not of a number: a client that computed NaN may send it so.
+            if name in value and not (value[name] is None and not required and inner is not float):
                 found[name] = _structure(value[name], inner, path)
             elif required:
                 raise ConfigError(f"{path} is missing")
@@ -253,6 +273,8 @@ def _structure(value: Any, kind: Any, where: str) -> Any:
         except OverflowError:
             raise ConfigError(f"{where}: a number that fits") from None
     if type(value) is kind:
+        if kind is int and not -(2**64) < value < 2**64:
+            raise ConfigError(f"{where}: a whole number of at most 64 bits")
         return value
     raise ConfigError(f"{where}: {_NAMES.get(kind, kind)}, not {_said(value)}")
 

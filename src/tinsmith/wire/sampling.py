@@ -20,6 +20,8 @@ MASKED = -99999.0
 
 MAX_TOP = 1000
 """Likeliest tokens a request may ask for at each position."""
+MAX_TOP_CELLS = 1 << 25
+"""Likeliest tokens in one answer, 8 bytes each."""
 
 
 @frozen(eq=False)
@@ -62,15 +64,23 @@ def decode_request(request: Sample, *, seed: int, stop_ids: Sequence[int], conte
     else:
         ids = tuple(s for s in stop if isinstance(s, int))
         strings = tuple(s for s in stop if isinstance(s, str))
-        if any(i < 0 for i in ids):
+        if any(not 0 <= i < 2**31 for i in ids):
             raise ConfigError("stop: holds an id that is none")
     if "" in strings:
         raise ConfigError("stop: an empty string would end every completion")
     room = max(context - len(flat), 1)
+    if request.num_samples < 1:
+        raise ConfigError(f"num_samples={request.num_samples}: at least 1")
+    max_tokens = min(DEFAULT_MAX_TOKENS if settings.max_tokens is None else settings.max_tokens, room)
+    if request.num_samples * max_tokens * request.topk_sample_logprobs > MAX_TOP_CELLS:
+        raise ConfigError(
+            f"num_samples={request.num_samples} of {max_tokens} tokens with topk_sample_logprobs="
+            f"{request.topk_sample_logprobs}: more than {MAX_TOP_CELLS:,} logprobs; ask in parts"
+        )
     params = SamplingParams(
-        max_tokens=min(DEFAULT_MAX_TOKENS, room) if settings.max_tokens is None else settings.max_tokens,
+        max_tokens=max_tokens,
         temperature=settings.temperature,
-        top_k=max(settings.top_k, 0),
+        top_k=min(max(settings.top_k, 0), 2**31),
         top_p=settings.top_p,
         stop_ids=ids,
         stop=strings,
@@ -79,8 +89,6 @@ def decode_request(request: Sample, *, seed: int, stop_ids: Sequence[int], conte
         prompt_logprobs=bool(request.prompt_logprobs),
         top_prompt_logprobs=request.topk_prompt_logprobs,
     )
-    if request.num_samples < 1:
-        raise ConfigError(f"num_samples={request.num_samples}: at least 1")
     return SampleRequest(ints(flat), params, request.num_samples, last_n)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from tinsmith.adapters.serve.routes import wire_routes
 
 MAX_BODY = 64 * 2**20
 """Bytes of a request; the client cuts its batches into parts of 5 MB."""
+BODY_S = 120.0
+"""Seconds in which the body of a request must be here: whoever sends a byte now and then does not hold memory."""
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -68,8 +71,8 @@ def _refusal(status: int, message: str) -> Response:
 
 
 class _Guard:
-    """Before any route: who asks, and how much. A page of another site that a browser shows, whose name was bound to
-    this machine, is kept out by the name it asks for."""
+    """Before any route: who asks, and how much. A page of another site that a browser shows is kept out by its origin,
+    and one whose name was bound to this machine by the name it asks for."""
 
     def __init__(self, app: ASGIApp, *, key: str | None, loopback: bool, log: Callable[[str], object] | None) -> None:
         self._app = app
@@ -86,8 +89,8 @@ class _Guard:
             return
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        began, status, size = time.perf_counter(), 0, 0
+        name = (host.rsplit(":", 1)[0] if not host.endswith("]") else host).lower()
+        began, status, size, whole = time.perf_counter(), 0, 0, False
 
         async def sent(message: Message) -> None:
             nonlocal status
@@ -96,8 +99,15 @@ class _Guard:
             await send(message)
 
         async def received() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, whole
+            if whole:  # what comes now is the end of the connection, whenever that is
+                return await receive()
+            try:
+                async with asyncio.timeout(BODY_S - (time.perf_counter() - began)):
+                    message = await receive()
+            except TimeoutError:
+                raise HttpError(408, f"a body that was not here in {BODY_S:.0f} s") from None
+            whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > MAX_BODY:
                 raise HttpError(413, f"a body of more than {MAX_BODY} bytes")
@@ -106,6 +116,8 @@ class _Guard:
         length = headers.get(b"content-length", b"0")
         if self._loopback and name not in LOOPBACK_NAMES:
             await _refusal(403, f"this server answers to {', '.join(LOOPBACK_NAMES)} alone")(scope, receive, sent)
+        elif (origin := headers.get(b"origin")) is not None and origin.partition(b"//")[2] != headers.get(b"host"):
+            await _refusal(403, "this server answers no page of another site")(scope, receive, sent)
         elif not self._allowed(scope["path"], headers.get(b"x-api-key", b"")):
             await _refusal(401, "X-API-Key is missing or wrong")(scope, receive, sent)
         elif not length.isdigit() or int(length) > MAX_BODY:

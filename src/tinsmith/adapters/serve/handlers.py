@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from tinsmith.adapters.serve.outcome import HttpError
@@ -20,7 +20,10 @@ Routes = list[tuple[str, str, Handler]]
 
 def answer(work: Callable[[Request, bytes], Any]) -> Handler:
     async def handle(request: Request) -> Response:
-        body = await request.body()
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            raise HttpError(400, "the client went away before its request was whole") from None
         try:
             value = work(request, body)
             if isinstance(value, Awaitable):

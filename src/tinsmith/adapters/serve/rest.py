@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from tinsmith.adapters.serve import names
 from tinsmith.adapters.serve.handlers import Routes, answer, taking
 from tinsmith.adapters.serve.hub import Hub
 from tinsmith.adapters.serve.outcome import HttpError
@@ -22,6 +24,7 @@ from tinsmith.wire import requests
 LINK_S = 3600
 """How long a link to a file of weights may be followed; it needs no key."""
 FILES = "/api/v1/files/"
+_NUMBER = re.compile(r"[0-9]{1,12}")
 
 
 def rest_routes(hub: Hub) -> Routes:
@@ -72,9 +75,7 @@ def rest_routes(hub: Hub) -> Routes:
 
     def ttl(request: Request, body: bytes) -> Any:
         seconds = requests.parse(requests.Ttl, body).ttl_seconds
-        if seconds is not None and seconds < 1:
-            raise HttpError(400, f"ttl_seconds={seconds}: at least 1, or null for none")
-        hub.store.set_expiry(_path(request), None if seconds is None else time.time() + seconds)
+        hub.store.set_expiry(_path(request), names.expiry(seconds))
         return {}
 
     def links(request: Request, _: bytes) -> Any:
@@ -83,20 +84,20 @@ def rest_routes(hub: Hub) -> Routes:
         expires = int(time.time()) + LINK_S
         base = f"{request.url.scheme}://{request.url.netloc}{FILES}{p['run']}/{p['name']}/{expires}"
         signed = f"{base}/{signature(p['run'], p['name'], expires)}"
-        files = sorted(file.name for file in Path(checkpoint.handle).iterdir())
+        files = _files(checkpoint)
         return {"urls": {name: f"{signed}/{name}" for name in files}, "expires": _when(expires)}
 
     def file(request: Request, _: bytes) -> Any:
         p = request.path_params
-        if not p["expires"].isdecimal() or int(p["expires"]) < time.time():
+        if not _NUMBER.fullmatch(p["expires"]) or int(p["expires"]) < time.time():
             raise HttpError(403, "this link is no longer good; ask for another")
         good = signature(p["run"], p["name"], int(p["expires"]))
         if not hmac.compare_digest(good.encode(), p["signature"].encode()):
             raise HttpError(403, "this link is not of this server")
-        directory = Path(hub.store.checkpoint(f"tinker://{p['run']}/external_weights/{p['name']}").handle)
-        if p["file"] not in {entry.name for entry in directory.iterdir()}:
+        checkpoint = hub.store.checkpoint(f"tinker://{p['run']}/external_weights/{p['name']}")
+        if p["file"] not in _files(checkpoint):
             raise HttpError(404, f"there is no file {p['file']}")
-        return FileResponse(directory / p["file"])
+        return FileResponse(Path(checkpoint.handle) / p["file"])
 
     def weights_info(request: requests.PathOnly) -> Any:
         _, model = hub.info(request.tinker_path)
@@ -128,13 +129,20 @@ def rest_routes(hub: Hub) -> Routes:
     ]
 
 
+def _files(checkpoint: Checkpoint) -> list[str]:
+    try:
+        return sorted(file.name for file in Path(checkpoint.handle).iterdir())
+    except FileNotFoundError:
+        raise HttpError(404, f"the files of {checkpoint.path} are gone from the server's disk") from None
+
+
 def _paging(request: Request, limit: int) -> tuple[int, int]:
     """(limit, offset) of a list."""
     values = []
     for name, default, most in (("limit", limit, 1000), ("offset", 0, 2**31)):
         text = request.query_params.get(name, str(default))
-        if not text.isdecimal() or not int(text) <= most:
-            raise HttpError(400, f"{name}={text}: a whole number, at most {most}")
+        if not _NUMBER.fullmatch(text) or not int(text) <= most:
+            raise HttpError(400, f"{name}={text[:40]}: a whole number, at most {most}")
         values.append(int(text))
     return values[0], values[1]
 

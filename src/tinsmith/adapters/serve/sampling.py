@@ -159,6 +159,8 @@ class Sampling:
         session, lora = self.session(name)
         if seq < 0:
             raise HttpError(400, f"seq_id={seq}: 0 or more")
+        if request.num_samples > MAX_SEQUENCES:
+            raise HttpError(400, f"num_samples={request.num_samples}: at most {MAX_SEQUENCES}")
         request_id = f"{name}:{seq}"
         sequences = [f"{request_id}:{i}" for i in range(max(request.num_samples, 0))]
         if request_id in self._futures:
@@ -167,10 +169,11 @@ class Sampling:
         decoded = sampling.decode_request(
             request, seed=secrets.randbits(62), stop_ids=engine.stop_ids, context=engine.context
         )
-        if self.sequences + decoded.n > MAX_SEQUENCES and self.sequences:
+        if self.sequences + decoded.n > MAX_SEQUENCES:
             raise BusyError(f"{self.sequences} completions are asked for already")
         self.sequences += decoded.n
         task = asyncio.get_running_loop().create_task(self._work(request_id, session, lora, decoded))
+        task.add_done_callback(lambda task: self._done(request_id, decoded.n, task))
         self._tasks[request_id] = task
         self._futures.open(request_id, cancel=task.cancel)
         return request_id, sequences
@@ -191,12 +194,14 @@ class Sampling:
                 self._samplers.release(key)
         except Exception as error:  # noqa: BLE001 - it is the outcome of the request
             outcome = failure(error)
-        except asyncio.CancelledError:
-            outcome = failure(HttpError(410, "the request was cancelled"))
-        finally:
-            self.sequences -= request.n
-            self._tasks.pop(request_id, None)
         self._futures.set(request_id, outcome)
+
+    def _done(self, request_id: str, n: int, task: asyncio.Task[None]) -> None:
+        """Also of a task that was cancelled before it began, of which nothing ran."""
+        self.sequences -= n
+        self._tasks.pop(request_id, None)
+        if task.cancelled():
+            self._futures.set(request_id, failure(HttpError(410, "the request was cancelled")))
 
     def cancel(self, session: str) -> None:
         """Stop what was asked for in a session whose client is gone."""
