@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from hostile_texts import hostile_texts
 from tinsmith import bootstrap, cli
 from tinsmith.domain.episodes import Episode, Group, StopReason, Transition
 from tinsmith.workflows.journal import RunDirectory
@@ -22,6 +25,7 @@ from tinsmith.workflows.rollout_log import to_rows
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs a browser: make browser")
 
 TOKENIZER = bootstrap.load_tokenizer("tiny")[0]
+TABLE = TOKENIZER.token_bytes()
 HOSTILE = (
     "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
     "<svg onload=alert(1)><a href='javascript:alert(1)'>"
@@ -175,6 +179,55 @@ def test_every_token_of_a_group_is_shown_in_its_own_colour(browser: Any, tmp_pat
     assert "logprob -1, probability 0.368" in tip
     assert "advantage -1" in tip
     assert errors == []
+
+
+PIECES = """els => els.map(e => [...e.querySelectorAll(".t")].flatMap(t => [...t.childNodes].map(
+  n => n.nodeType === 3 ? ["text", n.data] : [n.className, n.textContent])))"""
+
+
+def unescaped(pieces: list[list[str]]) -> str:
+    """The text that a row of tokens shows; a line break is shown by a mark and then made."""
+    out = ""
+    for kind, text in pieces:
+        if kind == "text":
+            out = out[:-1] + text if text.startswith("\n") and out.endswith("\n") else out + text
+        elif text in "↵⇥":
+            out += {"↵": "\n", "⇥": "\t"}[text]
+        else:
+            out += chr(int(text[2:].strip("{}"), 16))
+    return out
+
+
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.lists(st.integers(0, TOKENIZER.vocab_size - 1), min_size=1, max_size=12)
+        | hostile_texts().map(lambda text: TOKENIZER.encode(text).tolist()).filter(bool),
+        min_size=20,
+        max_size=20,
+    )
+)
+def test_any_tokens_are_spelled_whole(browser: Any, tmp_path_factory: Any, actions: list[list[int]]) -> None:
+    """Tokens may end inside of a character, and hold anything: together they show the text that was sampled."""
+    path = tmp_path_factory.mktemp("tokens") / "run"
+    turns = [Transition(observation=[1], action=action, logprobs=[0.0] * len(action)) for action in actions]
+    episodes = tuple(Episode(transitions=(turn,), stop_reason=StopReason.COMPLETED) for turn in turns)
+    rows = to_rows([Group(problem=PLAIN, episodes=episodes)], split="train", decode=TOKENIZER.decode)
+    a_run(path, PLAIN, PLAIN)
+    lines = "".join(json.dumps({"step": 0} | row, separators=(",", ":")) + "\n" for row in rows)
+    (path / "rollouts" / "train.jsonl").write_text(lines)
+    assert cli.main(["show", str(path)]) == 0
+    tab, errors = opened(browser, path)
+    tab.click(".tabs button:nth-child(2)")
+    tab.wait_for_selector("article:nth-child(20)")
+    shown = tab.locator("article .acted").evaluate_all(PIECES)
+    counts = tab.locator("article .acted").evaluate_all("els => els.map(e => e.querySelectorAll('.t').length)")
+    assert counts == [len(action) for action in actions]
+    spelled = [b"".join(TABLE[i] for i in action).decode("utf-8", "replace") for action in actions]
+    assert [unescaped(pieces) for pieces in shown] == spelled
+    assert set(tab.evaluate(EVERYTHING)) <= KNOWN
+    assert errors == []
+    tab.close()
 
 
 def test_filters_and_search(browser: Any, tmp_path: Path) -> None:
