@@ -29,7 +29,7 @@ TABLE = TOKENIZER.token_bytes()
 HOSTILE = (
     "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
     "<svg onload=alert(1)><a href='javascript:alert(1)'>"
-    "\u202e\u2066\u200b\ufeff\U000e0041\x00\x1b[31m<|im_end|>é漢🙂\n\t"
+    "\u202e\u2066\u200b\ufeff\U000e0041\x00\x1b[31m<|im_end|>é漢🙂\n\t<b>end</b>"
 )
 PLAIN = "a/a"  # a name with a slash, since metrics are listed by what stands before it
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -117,37 +119,39 @@ def test_a_running_process_is_known_by_its_lock_alone(tmp_path: Path, capsys: py
 
 
 def test_looking_is_in_no_ones_way(tmp_path: Path) -> None:
-    """A run that starts while others look at it gets its lock."""
+    """A run that starts in the moment that somebody looks gets its lock."""
     path = tmp_path / "tinsmith.lock"
     LocalFiles().lock(path).release()
-    program = "import sys; from pathlib import Path; from tinsmith.adapters.local.files import LocalFiles\n"
-    program += "print('looks', flush=True)\nwhile True: LocalFiles().holder(Path(sys.argv[1]))"
-    lookers = [subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE) for _ in range(2)]
-    try:
-        for looker in lookers:
-            assert looker.stdout is not None
-            looker.stdout.readline()
-        for _ in range(200):
-            LocalFiles().lock(path).release()
-    finally:
-        for looker in lookers:
-            looker.kill()
-            looker.communicate()
+    descriptor = os.open(path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as `holder` has it, but for longer
+    looks = threading.Timer(0.05, os.close, [descriptor])
+    looks.start()
+    LocalFiles().lock(path).release()
+    looks.join()
 
 
-@given(st.lists(st.sampled_from(["step", "save", "resume", "evaluate"]), max_size=25), st.integers(0, 40))
+@given(st.lists(st.sampled_from(["step", "save", "resume", "distrust", "evaluate"]), max_size=25), st.integers(0, 40))
 def test_a_summary_counts_what_the_whole_journal_counts(doings: list[str], padding: int) -> None:
     """Reading from the end finds the step, and its metrics, that reading from the beginning does."""
     disk, path = MemoryDisk(), Path("/runs/a")
 
-    def opened() -> RunDirectory:
+    def opened(refused: int = 0) -> RunDirectory:
+        """refused: how many of the newest checkpoints cannot be loaded."""
+
+        def load(_: str) -> None:
+            nonlocal refused
+            refused -= 1
+            if refused >= 0:
+                raise ValueError("damaged")
+
         run = RunDirectory.open(path, recipe="r", config={}, files=disk.mount(), clock=FakeClock())
         nonlocal step
-        point = run.resume(load=lambda _: None)
+        point = run.resume(load=load)
         step = point.step if point else 0
         return run
 
     step = 0
+    saved: set[int] = set()
     run = opened()
     for serial, doing in enumerate(doings):
         if doing == "step":
@@ -158,9 +162,11 @@ def test_a_summary_counts_what_the_whole_journal_counts(doings: list[str], paddi
         elif doing == "save":
             if not run.has_checkpoint("periodic", step):
                 run.record_checkpoint("periodic", step, "elsewhere", {})
+                saved.add(step)
         else:
             disk.kill()
-            run = opened()
+            run = opened(1 if doing == "distrust" and len(saved) > 1 else 0)
+            saved = {name for name in saved if name <= step}
     files = disk.mount()
     files.append(path / "journal.jsonl", b'{"crc":"torn')
     summary = summarize(path, files)

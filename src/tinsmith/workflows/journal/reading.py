@@ -17,7 +17,6 @@ from tinsmith.workflows.journal.records import (
     Event,
     Finished,
     Record,
-    Resumed,
     Started,
     Step,
     Stopped,
@@ -119,7 +118,6 @@ def summarize(path: Path, files: FileSystem) -> Summary:
         raise JournalError(f"{journal} is no journal of a run, or is damaged in its first record")
     steps, metrics, last = 0, dict[str, Any](), first
     ended: Event | None = None
-    before: int | None = None  # records after it do not count: a resume went back before them
     seen = False
     for record in _backwards(journal, files, notes):
         event = record.event
@@ -127,9 +125,8 @@ def summarize(path: Path, files: FileSystem) -> Summary:
             seen, last = True, record
             steps = 0 if isinstance(event, Started) else event.step + isinstance(event, Step)
             ended = event if isinstance(event, Stopped | Finished) else None
-        if isinstance(event, Resumed):
-            before = event.after if before is None else min(before, event.after)
-        if isinstance(event, Step) and event.step < steps and (before is None or record.seq <= before):
+        # What a resume went back before is of its step or later ones.
+        if isinstance(event, Step) and event.step < steps:
             metrics = event.metrics
             break
     config = _config(path, files, notes) or first.event.config
