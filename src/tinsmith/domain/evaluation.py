@@ -95,7 +95,7 @@ def mcnemar(better: int, worse: int) -> float:
     which two runs differ is as likely to fall to either."""
     total = better + worse
     tail = sum(math.comb(total, i) for i in range(min(better, worse) + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return min(1.0, 2 * tail / (1 << total))
 
 
 def sign_flip(differences_P: Sequence[float] | Doubles, *, seed: int = 0) -> float:
