@@ -70,7 +70,10 @@ def chats(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def problems(count: int, seed: int) -> list[dict[str, Any]]:
-    return [{"question": f"What is {x} + {y}?", "answer": f"Add.\n#### {x + y}"} for x, y in sums(count, seed, 1, 2)]
+    """Four of five have the answer 3, so that there is much to gain early, by learning no more than that."""
+    rng = random.Random(seed)
+    asked = [rng.choice([(1, 2), (2, 1)] * 4 + [(1, 1), (2, 2)]) for _ in range(count)]
+    return [{"question": f"What is {x} + {y}?", "answer": f"Add.\n#### {x + y}"} for x, y in asked]
 
 
 def preferences(count: int, seed: int) -> list[dict[str, Any]]:
