@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -102,11 +103,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         make_run(run, given.episodes, given.prompt, given.answer)
-        took = []
+        took, busy = [], []
         for _ in range(3):
-            began = time.perf_counter()
+            began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([sys.executable, "-m", "tinsmith", "show", str(run)], check=True, stdout=subprocess.DEVNULL)
             took.append(time.perf_counter() - began)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            busy.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         page = run / "show.html"
         result = {
             "tinsmith": ts.__version__,
@@ -115,6 +118,8 @@ def main() -> None:
             "rollouts, MB": round((run / "rollouts" / "train.jsonl").stat().st_size / 1e6, 1),
             "page, MB": round(page.stat().st_size / 1e6, 1),
             "make the page, s (process included)": round(statistics.median(took), 2),
+            "processor, s": round(statistics.median(busy), 2),
+            "memory, MB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
             "in a browser, s": opened(page),
         }
         print(json.dumps(result, indent=2))

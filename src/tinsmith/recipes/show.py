@@ -31,7 +31,7 @@ class Config:
     tokenizer: str | None = option(
         None, help="spells the tokens: a path or a name on the hub; none takes the run's own, which final/ may hold"
     )
-    limit_mb: int = option(256, help="megabytes of rollouts read at most; beyond, steps are left out evenly", min=1)
+    limit_mb: int = option(512, help="megabytes of rollouts read at most; beyond, steps are left out evenly", min=1)
     open: bool = option(False, help="open the page in a browser")
 
 

@@ -57,7 +57,7 @@ def show_run(
     tokenizer: Tokenizer | None,
     why_no_tokenizer: str = "",
     now: float,
-    limit_bytes: int = 256_000_000,
+    limit_bytes: int = 512_000_000,
 ) -> Shown:
     """The page of the run directory at `path`, which may be running.
 
