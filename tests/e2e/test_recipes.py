@@ -12,7 +12,7 @@ from tinsmith.bootstrap import load_model
 from tinsmith.cli import main
 from tinsmith.recipes import RECIPES, load_recipe
 
-EXAMPLES = ("chat-sl", "dpo")
+EXAMPLES = ("chat-sl", "dpo", "reward-model")
 """Recipes that learn from examples and make their own."""
 
 
@@ -154,6 +154,26 @@ def test_preferences_are_learned_and_hold_for_pairs_that_were_not_seen() -> None
     assert last["final/test/accuracy"] > 0.95
     assert last["final/test/likelier"] > 0.6
     assert last["chosen_reward"] > 0 > last["rejected_reward"]
+
+
+def test_answers_get_shorter_when_the_shorter_one_is_better() -> None:
+    words = ["max_steps=8", "groups_per_batch=16", "test_size=32", "learning_rate=2e-3", "log_path=run", "export=none"]
+    assert main(["shorter", *words]) == 0
+    lines = metrics("run")
+    before, after = lines[0]["test/env/all/answer_chars"], lines[-1]["final/test/env/all/answer_chars"]
+    assert after < 0.6 * before
+    assert all(abs(line["env/all/reward/total"] - line["env/all/format"] + 1) < 1e-9 for line in lines), (
+        "wins are losses"
+    )
+
+
+def test_a_judge_learns_to_tell_answers_apart_in_both_orders() -> None:
+    words = ["max_rows=300", "test_size=40", "num_epochs=2", "batch_size=16", "log_path=run", "export=none"]
+    assert main(["reward-model", *words]) == 0
+    lines = metrics("run")
+    assert lines[0]["num_loss_tokens"] == lines[0]["num_sequences"] == 32, "the label alone is trained"
+    assert lines[-1]["final/test/accuracy"] > 0.8
+    assert lines[-1]["final/test/nll"] < 0.5 * lines[0]["test/nll"]
 
 
 def test_real_preferences(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:

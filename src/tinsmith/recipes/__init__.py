@@ -39,6 +39,8 @@ RECIPES: dict[str, Entry] = {
     "rl-basic": Entry("tinsmith.recipes.rl_basic", "reinforcement learning on sums, to begin with, or GSM8K or MATH"),
     "chat-sl": Entry("tinsmith.recipes.chat_sl", "supervised fine-tuning on chats of several sources, streamed"),
     "dpo": Entry("tinsmith.recipes.dpo", "direct preference optimisation on pairs of answers"),
+    "reward-model": Entry("tinsmith.recipes.reward_model", "a judge of answers, trained to label comparisons"),
+    "shorter": Entry("tinsmith.recipes.shorter", "reinforcement learning by comparison: the shorter answer is better"),
     "math-rl": Entry("tinsmith.recipes.math_rl", "reinforcement learning on sums, GSM8K, MATH, Polaris or DeepMath"),
     "multiplayer": Entry("tinsmith.recipes.multiplayer", "games: against fixed opponents, or against oneself"),
     "sl-loop": Entry("tinsmith.recipes.sl_loop", "the supervised job as one readable loop, to copy and change"),

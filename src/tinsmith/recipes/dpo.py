@@ -96,23 +96,25 @@ def check(config: Config) -> Iterable[Any]:
 
 
 def load(config: Config, model: Model, note: Callable[[str], object]) -> tuple[StreamedData, list[Datum]]:
-    def keep(source: str) -> Callable[[Row, int], str | None]:
-        seen = set[bytes]()
-
-        def why_not(row: Row, line: int) -> str | None:
-            try:
-                pair = pair_from_row(row, source=source, line=line)
-            except NoPreference as error:
-                return f"have answers that {error.why}"
-            digest = hashlib.blake2b(repr(pair).encode(), digest_size=16).digest()
-            if digest in seen:
-                return "are there before"
-            seen.add(digest)
-            return None
-
-        return why_not
-
     def renderer(known: NamedSet, max_length: int) -> PairExamples:
         return PairExamples(renderer=model.renderer, max_length=max_length, too_long=config.too_long)
 
-    return sources.load(config, model, SETS, keep, renderer, note)
+    return sources.load(config, model, SETS, new_pairs, renderer, note)
+
+
+def new_pairs(source: str) -> Callable[[Row, int], str | None]:
+    """Why a row of `source` is no pair to learn from; None for one that is, and was not there before."""
+    seen = set[bytes]()
+
+    def why_not(row: Row, line: int) -> str | None:
+        try:
+            pair = pair_from_row(row, source=source, line=line)
+        except NoPreference as error:
+            return f"have answers that {error.why}"
+        digest = hashlib.blake2b(repr(pair).encode(), digest_size=16).digest()
+        if digest in seen:
+            return "are there before"
+        seen.add(digest)
+        return None
+
+    return why_not

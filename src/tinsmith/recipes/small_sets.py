@@ -78,5 +78,18 @@ def _pair(rng: random.Random) -> dict[str, Any]:
     return {"prompt": asked, "chosen": f"{answer}.", "rejected": answer}
 
 
+def _long_answer(rng: random.Random) -> dict[str, Any]:
+    """What the tiny model answers at some length, and not always at the same."""
+    start, more, words = rng.randint(0, 90), rng.randint(4, 9), rng.sample(WORDS, 6)
+    asked, answered = rng.choice(
+        (
+            (f"Count from {start} to {start + more}.", " ".join(str(start + i) for i in range(more + 1))),
+            (f"Say {' '.join(words)}.", " ".join(words)),
+        )
+    )
+    return {"messages": [_message("user", asked), _message("assistant", answered)]}
+
+
 CHATS = SmallSet("small", 1200, _chat)
 PAIRS = SmallSet("small", 1400, _pair)
+PROMPTS = SmallSet("small", 1024, _long_answer)

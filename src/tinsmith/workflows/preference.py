@@ -1,12 +1,15 @@
-"""Learning from preference pairs: examples of two datums, and the objective that compares them."""
+"""Learning from preference pairs: as two answers to compare, or as comparisons for a judge to label."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
+import numpy as np
 from attrs import evolve, field, frozen
 
+from tinsmith.domain.comparisons import labelled
 from tinsmith.domain.datums import Batch, Datum
 from tinsmith.domain.errors import DataError, NonFiniteError, RenderError
 from tinsmith.domain.messages import Conversation
@@ -16,7 +19,7 @@ from tinsmith.ports.pending import Pending
 from tinsmith.ports.trainer import Trainer, TrainResult
 from tinsmith.rendering import NothingToTrain, Renderer, TooLong, TrainOn
 from tinsmith.workflows.chat_examples import NOTHING, Drawn, Example, LeftOut, Place, TooLongPolicy
-from tinsmith.workflows.evaluation import EVAL_ROWS, in_batches
+from tinsmith.workflows.evaluation import EVAL_ROWS, NllObjective, in_batches
 from tinsmith.workflows.reference import Reference
 from tinsmith.workflows.waiting import wait
 
@@ -77,6 +80,56 @@ class PairExamples:
 
 def _same(one: Datum, other: Datum) -> bool:
     return all(getattr(one, c).tobytes() == getattr(other, c).tobytes() for c in ("tokens", "targets", "weights"))
+
+
+@frozen(kw_only=True)
+class JudgeExamples:
+    """Makes of each row two datums, its comparison in both orders, of which the label's one token is trained."""
+
+    renderer: Renderer
+    max_length: int
+    too_long: Literal["skip", "raise"] = "skip"
+    """A comparison that is cut has lost its label."""
+
+    def __call__(self, places: Sequence[Place]) -> list[Drawn]:
+        """Raises DataError, with file and line, for a row that cannot be read or rendered."""
+        pairs = [pair_from_row(place.row, source=place.source, line=place.line) for place in places]
+        rendered = self.renderer.supervised_batch(
+            [conversation for pair in pairs for conversation in labelled(pair)],
+            train_on=TrainOn.LAST_ASSISTANT_MESSAGE,
+            max_length=self.max_length,
+        )
+        out: list[Drawn] = []
+        for place, *ways in zip(places, rendered[0::2], rendered[1::2], strict=True):
+            failed = next((way for way in ways if isinstance(way, RenderError)), None)
+            if isinstance(failed, TooLong) and self.too_long == "skip":
+                out.append(LeftOut(f"are longer than {self.max_length} tokens"))
+            elif failed is not None:
+                raise DataError(str(failed), source=place.source, line=place.line) from failed
+            else:
+                out.append(Example(tuple(_label_alone(way[0]) for way in ways if not isinstance(way, RenderError))))
+        return out
+
+
+def _label_alone(datum: Datum) -> Datum:
+    """The datum up to its first trained token."""
+    length = int(np.argmax(datum.weights > 0)) + 1
+    columns = {name: getattr(datum, name)[:length] for name in ("tokens", "targets", "weights", "message")}
+    return Datum(**columns)
+
+
+class LabelObjective(NllObjective):
+    """The likelihood of labels: `train_mean_nll`, and `accuracy`, the share of labels that have a probability above a
+    half; below `test/` both of test data."""
+
+    def _measure(
+        self, batches: Sequence[Batch], results: Sequence[TrainResult], nll_name: str, bpb_name: str
+    ) -> dict[str, float]:
+        values = super()._measure(batches, results, nll_name, bpb_name)
+        values.pop(bpb_name, None)
+        labels = np.concatenate([r.logprobs[b.weights > 0] for b, r in zip(batches, results, strict=True)])
+        prefix = "test/" if nll_name.startswith("test/") else ""
+        return {**values, f"{prefix}accuracy": float((labels > math.log(0.5)).mean())}
 
 
 class PreferenceObjective:

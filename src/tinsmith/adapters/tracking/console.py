@@ -13,6 +13,8 @@ FIRST = (
     "env/all/reward/total",
     "test/env/all/correct",
     "train_mean_nll",
+    "dpo_loss",
+    "accuracy",
     "test/nll",
     "optim/kl_sample_train_v1",
     "optim/entropy",

@@ -1,0 +1,66 @@
+"""reward-model: a judge of answers, trained to label comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from attrs import frozen
+
+from tinsmith.bootstrap import Model
+from tinsmith.config import option
+from tinsmith.domain.datums import Datum
+from tinsmith.ports.progress import Progress
+from tinsmith.recipes import common, sources, supervised
+from tinsmith.recipes.dpo import SETS, new_pairs
+from tinsmith.recipes.sources import RENDERED_AT_ONCE, MixtureConfig, NamedSet
+from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.preference import JudgeExamples, LabelObjective
+from tinsmith.workflows.supervised_data import StreamedData
+
+NAME = "reward-model"
+
+
+@frozen(kw_only=True)
+class Config(MixtureConfig):
+    data: tuple[str, ...] = option(
+        ("small",), help="sources of pairs: small (made here), hhh, helpsteer3, ultrafeedback, files, URLs, hf://NAME"
+    )
+    too_long: Literal["skip", "raise"] = option("skip", help="what becomes of a comparison longer than max_length")
+    batch_size: int = option(32, help="pairs an optimizer step, each in both orders", min=1)
+    learning_rate: float = option(2e-3, help="peak learning rate", exclusive_min=0)
+
+
+def run(config: Config, progress: Progress) -> int:
+    sources.validate(config, SETS)
+    model = common.open_model(config)
+    data, test = load(config, model, progress.note)
+    path = config.log_path or common.default_path(NAME, config, *(source.rsplit("/")[-1] for source in config.data))
+    supervised.train(NAME, config, path, model, data, lambda _: LabelObjective(test=test), progress, report)
+    return 0
+
+
+def report(progress: Progress, directory: RunDirectory) -> None:
+    supervised.report(progress, directory, ("train_mean_nll", "accuracy", "test/nll", "test/accuracy"))
+
+
+def check(config: Config) -> Iterable[Any]:
+    """One comparison with its label, and what the run would take; trains nothing."""
+    sources.validate(config, SETS)
+    model = common.open_model(config)
+    notes: list[str] = []
+    data, test = load(config, model, notes.append)
+    yield from notes
+    yield from supervised.ends_early(config, data)
+    drawn = data.batch(0, RENDERED_AT_ONCE)
+    yield from common.show_example(model, drawn.batch[0])
+    yield f"{len(data)} pairs a pass, {len(test) // 2} test pairs, each in both orders"
+    tokens = drawn.batch.num_tokens / drawn.end
+    yield from supervised.forecast(config, model, data, tokens, sum(d.num_tokens for d in test))
+
+
+def load(config: Config, model: Model, note: Callable[[str], object]) -> tuple[StreamedData, list[Datum]]:
+    def renderer(known: NamedSet, max_length: int) -> JudgeExamples:
+        return JudgeExamples(renderer=model.renderer, max_length=max_length, too_long=config.too_long)
+
+    return sources.load(config, model, SETS, new_pairs, renderer, note)

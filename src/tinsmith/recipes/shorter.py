@@ -1,0 +1,114 @@
+"""shorter: reinforcement learning by comparison, with the simplest judge there is: the shorter answer is better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import frozen
+
+from tinsmith import bootstrap
+from tinsmith.bootstrap import Model
+from tinsmith.config import option
+from tinsmith.domain.errors import ConfigError
+from tinsmith.envs.preference import ComparedTask, Judge, PromptSet, ShorterIsBetter, prompt_of
+from tinsmith.ports.data import IndexedRows, Row
+from tinsmith.ports.progress import Progress
+from tinsmith.recipes import chat_sl, common, reinforcement, small_sets
+from tinsmith.recipes.reinforcement import RLConfig
+from tinsmith.recipes.sources import NamedSet
+
+NAME = "shorter"
+
+SETS = {**chat_sl.SETS, "small": NamedSet(train=small_sets.PROMPTS)}
+
+
+@frozen(kw_only=True)
+class Config(RLConfig):
+    data: str = option(
+        "small", help="conversations whose prompts are answered: small (made here), a set, a file, hf://NAME"
+    )
+    max_rows: int | None = option(None, help="rows read at most", min=1)
+    test_size: int = option(64, help="prompts set aside for evaluation", min=0)
+    matchup_size: int = option(4, help="members of a group that meet each other", min=2)
+    both_ways: bool = option(True, help="compare each pair in both orders")
+    format_coef: float = option(1.0, help="what an answer that does not end loses", min=0)
+    groups_per_batch: int = option(32, help="prompts a step", min=1)
+    max_steps: int = option(20, help="steps: batches of rollouts", min=1)
+    max_tokens: int = option(48, help="tokens an answer may have", min=1)
+    learning_rate: float = option(1e-3, help="peak learning rate", exclusive_min=0)
+
+
+def run(config: Config, progress: Progress) -> int:
+    reinforcement.validate(config)
+    model = common.open_model(config)
+    prompts, test = load_prompts(config, model, ShorterIsBetter())
+    path = config.log_path or common.default_path(NAME, config, config.data.rsplit("/")[-1])
+    lines = (("characters of an answer", "answer_chars"), ("answers that end", "format"))
+    reinforcement.train(NAME, config, progress, model, prompts, test, path, lines)
+    return 0
+
+
+def check(config: Config) -> Iterable[Any]:
+    """One prompt, and what the run would take; trains nothing."""
+    reinforcement.validate(config)
+    model = common.open_model(config)
+    prompts, test = load_prompts(config, model, ShorterIsBetter())
+    line, row = prompts.rows[0]
+    prompt = prompts.task.observe(prompt_of(row, prompts.rows.name, line)[0]).tokens
+    yield f"one prompt, {len(prompt)} tokens; of the policy's own answers to it the shorter one is better:"
+    yield model.tokenizer.decode(prompt)
+    num_tests = 0 if test is None else len(test)
+    yield f"{len(prompts)} prompts, {num_tests} test prompts"
+    yield from reinforcement.forecast(config, model, prompts, len(prompt), num_tests)
+
+
+def load_prompts(config: Config, model: Model, judge: Judge) -> tuple[PromptSet, PromptSet | None]:
+    """What to train on, and what to evaluate on."""
+    reinforcement.check_room(config, model)
+    known = SETS.get(config.data)
+    train = config.data if known is None else known.train
+    source = bootstrap.open_source(train) if isinstance(train, str) else train
+
+    def keep(row: Row, line: int) -> None:
+        prompt_of(row, source.name, line)
+
+    rows = bootstrap.spool(source, keep=keep, limit=config.max_rows)
+    if len(rows) <= config.test_size:
+        raise ConfigError(f"{source.name}: test_size={config.test_size} leaves nothing to train on of {len(rows)} rows")
+    task = ComparedTask(
+        renderer=model.renderer,
+        judge=judge,
+        matchup_size=config.matchup_size,
+        both_ways=config.both_ways,
+        format_coef=config.format_coef,
+    )
+    return (
+        PromptSet(name="prompts", task=task, rows=Part(rows, config.test_size, len(rows)), seed=config.seed),
+        PromptSet(name="prompts", task=task, rows=Part(rows, 0, config.test_size)) if config.test_size else None,
+    )
+
+
+@frozen
+class Part:
+    """Rows `start` to `end` of others."""
+
+    of: IndexedRows
+    start: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        return self.of.name
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.of.fingerprint}[{self.start}:{self.end}]"
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __getitem__(self, index: int) -> tuple[int, Row]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self.of[self.start + index]
