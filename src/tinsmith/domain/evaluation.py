@@ -48,8 +48,11 @@ def wilson(right: float, total: float, confidence: float = CONFIDENCE) -> Estima
     """A share and its score interval (Wilson 1927); it has a width also where all or none are right."""
     if not (total > 0 and 0 <= right <= total):
         raise ValueError(f"a share of {right:g} among {total:g}")
+    return _scored(right / total, total, confidence)
+
+
+def _scored(share: float, total: float, confidence: float) -> Estimate:
     z2 = _z(confidence) ** 2
-    share = right / total
     middle = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = math.sqrt(z2 * (share * (1 - share) / total + z2 / (4 * total * total))) / (1 + z2 / total)
     return Estimate(share, min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share))
@@ -87,7 +90,7 @@ def share(
     least, most = float(len(values)), float(len(values) * attempts)
     effective = value * (1 - value) / error**2 if error > 0 else least
     effective = min(max(effective, least), most)
-    return wilson(min(value * effective, effective), effective, confidence)
+    return _scored(value, effective, confidence)
 
 
 def mcnemar(better: int, worse: int) -> float:

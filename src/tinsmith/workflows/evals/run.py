@@ -1,0 +1,186 @@
+"""Running an evaluation: every problem a group of attempts, a bounded number of problems at once.
+
+Each problem is rolled out for itself with draws fixed by (seed, index): what comes out does not depend on which others
+were done before, so that an evaluation that was stopped ends with the attempts of one that was not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Self
+
+import numpy as np
+from attrs import evolve, field, frozen
+
+from tinsmith.domain.episodes import Group, Transition
+from tinsmith.domain.errors import CapabilityError, ConfigError, DataError
+from tinsmith.domain.tokens import Floats, Ints
+from tinsmith.envs.base import ProblemSource
+from tinsmith.ports.pending import Pending
+from tinsmith.ports.progress import Progress
+from tinsmith.ports.sampler import Completion, FinishReason, Sampler, SampleResult, SamplingParams
+from tinsmith.workflows.evals.directory import EvaluationDirectory
+from tinsmith.workflows.evals.results import Results
+from tinsmith.workflows.rollout_log import to_rows
+from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits, RolloutPlan, roll_out_async
+
+SPLIT = "eval"
+
+
+@frozen(kw_only=True)
+class EvaluationSettings:
+    limits: RolloutLimits
+    samples: int = 1
+    """Attempts a problem."""
+    temperature: float = 1.0
+    seed: int = 0
+    concurrency: int = 64
+    """Problems that are worked on at once."""
+    failures: FailurePolicy = field(factory=lambda: FailurePolicy(retries=3))
+    """A problem comes off when all its attempts do; `min_share` is not asked."""
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("samples", "concurrency"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: at least 1")
+
+
+def evaluate(
+    sampler: Sampler,
+    problems: ProblemSource,
+    settings: EvaluationSettings,
+    directory: EvaluationDirectory,
+    progress: Progress,
+    decode: Callable[[Ints], str],
+) -> Results:
+    """Attempts at every problem of one pass that is not done. What the world fails is tried again, then counted."""
+    todo = [i for i in range(len(problems)) if i not in directory.outcomes]
+    return _run(lambda _: sampler, todo, problems, settings, directory, progress, decode)
+
+
+def regrade(
+    saved: Mapping[int, Group],
+    problems: ProblemSource,
+    settings: EvaluationSettings,
+    directory: EvaluationDirectory,
+    progress: Progress,
+    decode: Callable[[Ints], str],
+    failed: Mapping[int, Mapping[str, int]] | None = None,
+) -> Results:
+    """The environments judge saved attempts anew; nothing is sampled. saved: by index of the problem. failed: the
+    problems of which nothing was saved. Raises DataError where a problem asks for something else than it did."""
+    todo = [i for i in saved if i < len(problems) and i not in directory.outcomes]
+    return _run(lambda i: _Replay(saved[i]), todo, problems, settings, directory, progress, decode, failed)
+
+
+def _run(
+    sampler_of: Callable[[int], Sampler],
+    todo: Iterable[int],
+    problems: ProblemSource,
+    settings: EvaluationSettings,
+    directory: EvaluationDirectory,
+    progress: Progress,
+    decode: Callable[[Ints], str],
+    already_failed: Mapping[int, Mapping[str, int]] | None = None,
+) -> Results:
+    began = time.monotonic()
+    indices = list(todo)
+    earlier = directory.earlier
+    failed: dict[int, Mapping[str, int]] = dict(already_failed or {})
+    errors = Counter(earlier.errors if earlier is not None else {})
+    before = earlier.seconds if earlier is not None else 0.0
+    plan = RolloutPlan(
+        limits=settings.limits,
+        group_size=settings.samples,
+        failures=evolve(settings.failures, min_share=1.0),
+        temperature=settings.temperature,
+        seed=settings.seed,
+        split=SPLIT,
+    )
+
+    def results() -> Results:
+        return Results(
+            benchmark=problems.name,
+            fingerprint=problems.fingerprint,
+            samples=settings.samples,
+            problems=len(problems),
+            outcomes={i: o for i, o in sorted(directory.outcomes.items()) if i < len(problems)},
+            failed=failed,
+            errors=errors,
+            seconds=before + (time.monotonic() - began if indices else 0.0),
+        )
+
+    async def one(index: int) -> None:
+        rolled = await roll_out_async(sampler_of(index), [problems[index]], evolve(plan, step=index))
+        errors.update(rolled.errors)
+        if rolled.groups:
+            directory.add(index, rolled.groups[0], to_rows(rolled.groups, split=SPLIT, decode=decode))
+        else:
+            failed[index] = dict(rolled.errors)
+        right = sum(o.share for o in directory.outcomes.values()) / max(len(directory.outcomes), 1)
+        progress.update(len(directory.outcomes) + len(failed), len(problems), {"score": right, "failed": len(failed)})
+
+    async def work(waiting: deque[int]) -> None:
+        while waiting:
+            await one(waiting.popleft())
+
+    async def everything() -> None:
+        waiting = deque(indices)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(min(settings.concurrency, len(indices))):
+                    tasks.create_task(work(waiting))
+        except BaseExceptionGroup as failures:  # the first failure stopped the others; it is the one to tell of
+            raise failures.exceptions[0] from failures
+
+    try:
+        if indices:
+            asyncio.run(everything())
+    finally:
+        found = results()
+        directory.write_results(found)
+    return found
+
+
+class _Replay:
+    """A sampler that says again what was said: the actions of saved attempts, by the observation that they answered."""
+
+    policy_version = -1
+    context = 1 << 40
+
+    def __init__(self, group: Group) -> None:
+        self._problem = group.problem
+        self._actions: dict[bytes, deque[Transition]] = defaultdict(deque)
+        for episode in group.episodes:
+            for turn in episode.transitions:
+                self._actions[turn.observation.tobytes()].append(turn)
+                self.policy_version = turn.policy_version
+
+    def sample(self, prompt: Ints, params: SamplingParams, n: int = 1) -> Pending[SampleResult]:
+        actions = self._actions[np.asarray(prompt, np.int32).tobytes()]
+        if len(actions) < n:
+            raise DataError(
+                f"{self._problem}: the saved attempts answer another prompt than the problem now gives. Its text, the "
+                "examples before it or the chat format have changed: it has to be sampled again"
+            )
+        return Pending.of(SampleResult(completions=tuple(_completion(actions.popleft()) for _ in range(n))))
+
+    def score(self, tokens: Ints) -> Pending[Floats]:
+        raise CapabilityError("saved attempts have no logprobs but their own")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+
+def _completion(turn: Transition) -> Completion:
+    finish = FinishReason.LENGTH if turn.truncated else FinishReason.STOP
+    return Completion(tokens=turn.action, logprobs=turn.logprobs, finish=finish)
