@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Hub:
     def __init__(self, engines: Mapping[str, Engine], directory: Path, note: Callable[[str], object]) -> None:
         self.engines = engines
         self.store = Store(directory)
+        self.store.collect()
         self.futures = Futures()
         self.started = time.time()
         self._note = note
@@ -49,6 +50,7 @@ class Hub:
         self.sampled, self.trained = Rate(), Rate()
         self.sampling = Sampling(self.engine, self.store, self.futures, self._samplers, self.sampled.add)
         self.runs: dict[str, TrainingRun] = {}
+        self._closing: dict[str, asyncio.Task[None]] = {}
         self._seen: dict[str, float] = {}
         self._finished: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,8 +63,7 @@ class Hub:
         self.futures.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for run in self.runs.values():
-            await run.close()
+        await self._close(list(self.runs.values()))
         await asyncio.to_thread(self._samplers.close)
         self.store.close()
 
@@ -114,11 +115,26 @@ class Hub:
         """Stop what the session asked for, and let go of its memory."""
         for sampler in self.store.samplers(session):
             self.sampling.cancel(sampler)
-        gone = [run for run in self.runs.values() if run.model.session == session]
-        for run in gone:
-            del self.runs[run.model.id]
-        for run in gone:
+        await self._close([run for run in self.runs.values() if run.model.session == session])
+
+    async def _close(self, gone: Sequence[TrainingRun]) -> None:
+        """Let go of runs. One that takes the place of another begins when that has ended."""
+
+        async def close(run: TrainingRun, before: asyncio.Task[None] | None) -> None:
+            if before is not None:
+                await before
             await run.close()
+            if self._closing.get(run.model.id) is asyncio.current_task():
+                del self._closing[run.model.id]
+
+        tasks = []
+        for run in gone:
+            name = run.model.id
+            del self.runs[name]
+            tasks.append(asyncio.create_task(close(run, self._closing.get(name))))
+            self._closing[name] = tasks[-1]
+        for task in tasks:
+            await task
 
     # Models
 
@@ -145,7 +161,7 @@ class Hub:
         self.check_session(request.session_id)
         if request.model_seq_id is None:
             raise ConfigError("model_seq_id is missing")
-        checkpoint = self.store.checkpoint(request.path)
+        checkpoint = self.store.weights(request.path)
         origin = self._known(checkpoint.model)
         if request.base_model not in (None, origin.base_model):
             raise ConfigError(f"{request.path} is of {origin.base_model}, not of {request.base_model}")
@@ -205,25 +221,25 @@ class Hub:
                 self.engine(model.base_model),
                 self.store,
                 self.futures,
-                self._samplers,
                 note=self._note,
                 count=self.trained.add,
+                keep_sampler=self.sampling.keep,
+                after=self._closing.get(name),
             )
         return run
 
     def submit(self, name: str, seq: int, kind: str, body: bytes) -> str:
-        run = self.run(name)
-        self.check_session(run.model.session)
-        return run.submit(seq, kind, body)
+        run = self.runs.get(name)
+        self.check_session((self._known(name) if run is None else run.model).session)
+        return self.run(name).submit(seq, kind, body)
 
     def forward_backward(self, body: bytes) -> str:
         name, seq, _ = training.address(body)
         return self.submit(name, seq, "forward_backward", body)
 
     async def unload(self, name: str) -> None:
-        run = self.runs.pop(name, None)
-        if run is not None:
-            await run.close()
+        if name in self.runs:
+            await self._close([self.runs[name]])
 
     # Samplers
 
@@ -234,7 +250,7 @@ class Hub:
             return name
         blank = SamplingSession(id=name, session=request.session_id, base_model="", path=None, model=None, handle=None)
         if request.model_path is not None:
-            checkpoint = self.store.checkpoint(request.model_path)
+            checkpoint = self.store.weights(request.model_path)
             model = self._known(checkpoint.model)
             session = evolve(
                 blank,
@@ -269,7 +285,8 @@ class Hub:
     def _find(self, request: str) -> None:
         """Take up a request that was taken before the server was started, or whose result was let go."""
         owner, _, number = request.rpartition(":")
-        if self.store.model(owner) is not None:
+        model = self.store.model(owner)
+        if model is not None and self.store.session(model.session)[1] is None:
             if number == "create":
                 self._make(self._known(owner), ok({"model_id": owner, "type": "create_model"}))
                 return
@@ -304,8 +321,11 @@ class Hub:
             try:
                 self.futures.sweep()
                 self.store.remove_expired()
+                for run in list(self.runs.values()):
+                    run.give_up_gap()
                 for session in self.store.abandoned(time.time() - ABANDONED_AFTER_S):
-                    if session not in self._seen:
+                    # Just started, it has not heard yet from clients that are there.
+                    if session not in self._seen and time.time() - self.started > GONE_AFTER_S:
                         await self.finish_session(session, requests.Finish({"type": "abandoned"}))
                 now = time.monotonic()
                 for session in [s for s, seen in self._seen.items() if now - seen > GONE_AFTER_S]:
@@ -315,7 +335,7 @@ class Hub:
                 idle = sorted((r for r in self.runs.values() if not r.queued), key=lambda r: r.used)
                 surplus = len(self.runs) - MAX_OPEN
                 for i, run in enumerate(idle):
-                    if now - run.used > IDLE_AFTER_S or i < surplus:
+                    if not run.queued and (now - run.used > IDLE_AFTER_S or i < surplus):
                         await self.unload(run.model.id)
             except Exception as error:  # noqa: BLE001 - the next sweep may do better
                 self._note(f"housekeeping: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from attrs import define
 from tinsmith.adapters.serve.futures import Futures
 from tinsmith.adapters.serve.outcome import PROTOBUF, BusyError, HttpError, Outcome, failure
 from tinsmith.adapters.serve.store import SamplingSession, Store
+from tinsmith.domain.errors import JournalError
 from tinsmith.domain.tokens import Floats, floats, ints
 from tinsmith.ports.engine import Engine
 from tinsmith.ports.sampler import Completion, FinishReason, Sampler, SampleResult
@@ -22,6 +24,9 @@ MAX_SEQUENCES = 4096
 """Completions that are asked for and not done, over all clients; more are told to come again."""
 KEPT_IDLE = 4
 """Samplers kept for the next request. Each holds its weights: a training run makes a new one every step."""
+KEPT_UNNAMED = 32
+"""Unnamed samplers of a model whose weights are kept on disk: those that were last made or used."""
+TOUCH_EVERY_S = 60.0
 
 
 @define(eq=False)
@@ -75,6 +80,8 @@ class Samplers:
     async def _make(self, key: str, session: SamplingSession, lora: Lora | None) -> _Open:
         try:
             engine = self._engine(session.base_model)
+            if session.handle is not None and not self._store.has_state(session.handle):
+                raise HttpError(404, f"the weights that {session.id} samples from were deleted")
             if session.handle is None:
                 sampler = await asyncio.to_thread(engine.sampler)
             else:
@@ -136,6 +143,7 @@ class Sampling:
         self._samplers = samplers
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._sessions: dict[str, tuple[SamplingSession, Lora | None]] = {}
+        self._touched: dict[str, float] = {}
         self._count = count
         self.sequences = 0
 
@@ -145,7 +153,11 @@ class Sampling:
         if known is None:
             session = self._store.sampler(name)
             if session is None:
-                raise HttpError(404, f"there is no sampling session {name}")
+                raise HttpError(
+                    404,
+                    f"there is no sampling session {name} (of those without a name, a model's last {KEPT_UNNAMED} are "
+                    "kept; save_weights_for_sampler with a name is for longer)",
+                )
             model = None if session.model is None else self._store.model(session.model)
             known = self._sessions[name] = (session, None if model is None else model.lora)
         return known
@@ -153,6 +165,22 @@ class Sampling:
     def forget(self, names: Sequence[str]) -> None:
         for name in names:
             self._sessions.pop(name, None)
+            self._touched.pop(name, None)
+
+    def keep(self, model: str, handle: str, sampler: Sampler) -> None:
+        """An unnamed sampler, just made; the ones that were longest not used are let go."""
+        self._samplers.put(handle, sampler)
+        for name, old in self._store.surplus_samplers(model, KEPT_UNNAMED):
+            self._samplers.forget([old])
+            self.forget([name])
+            self._store.remove_sampler(name, old)
+
+    def _touch(self, session: SamplingSession) -> None:
+        now = time.monotonic()
+        if session.path is None and session.handle and now - self._touched.get(session.id, -1e9) > TOUCH_EVERY_S:
+            self._touched[session.id] = now
+            with contextlib.suppress(JournalError):  # a full disk is no reason not to sample
+                self._store.add_sampler(session)
 
     def submit(self, name: str, seq: int, request: requests.Sample) -> tuple[str, list[str]]:
         """(request id, ids of its completions). A request that was taken before is not taken again."""
@@ -171,6 +199,7 @@ class Sampling:
         )
         if self.sequences + decoded.n > MAX_SEQUENCES:
             raise BusyError(f"{self.sequences} completions are asked for already")
+        self._touch(session)
         self.sequences += decoded.n
         task = asyncio.get_running_loop().create_task(self._work(request_id, session, lora, decoded))
         task.add_done_callback(lambda task: self._done(request_id, decoded.n, task))

@@ -11,14 +11,15 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from tinsmith.adapters.serve.outcome import HttpError, Outcome
-from tinsmith.domain.errors import JournalError, RunLockedError
+from tinsmith.domain.errors import ConfigError, JournalError, RunLockedError
 from tinsmith.ports.trainer import Lora
 
 VERSION = 1
@@ -128,6 +129,21 @@ class Store:
             except sqlite3.Error as error:
                 raise JournalError(f"{self.directory}/server.sqlite: {error}") from error
 
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing: after an error (a full disk) the next one begins from the same records."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN")
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise JournalError(f"{self.directory}/server.sqlite: {error}") from error
+                raise
+
     # Sessions
 
     def add_session(self, session: str, metadata: Mapping[str, Any] | None) -> None:
@@ -152,13 +168,13 @@ class Store:
         self._run(
             "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *(model.id, model.session, model.base_model, _lora_text(model.lora), model.seed, model.created),
-            *(model.last_request, json.dumps(model.metadata), model.origin, model.with_optimizer),
-            *(model.snapshot, model.snapshot_seq, model.last_seq),
+            *(model.last_request, json.dumps(model.metadata), self._below(model.origin), model.with_optimizer),
+            *(self._below(model.snapshot), model.snapshot_seq, model.last_seq),
         )
 
     def model(self, name: str) -> Model | None:
         rows = self._run("SELECT * FROM models WHERE id = ?", name)
-        return _model(rows[0]) if rows else None
+        return self._model(rows[0]) if rows else None
 
     def models(self, limit: int = -1, offset: int = 0, session: str | None = None) -> tuple[list[Model], int]:
         """(one page, the newest request first; how many there are)."""
@@ -166,27 +182,33 @@ class Store:
         rows = self._run(
             f"SELECT * FROM models {where} ORDER BY last_request DESC LIMIT ? OFFSET ?", *values, limit, offset
         )
-        return [_model(row) for row in rows], self._run(f"SELECT count(*) FROM models {where}", *values)[0][0]
+        return [self._model(row) for row in rows], self._run(f"SELECT count(*) FROM models {where}", *values)[0][0]
 
     def set_snapshot(self, model: str, handle: str, seq: int) -> None:
         """From here on a restart begins at this state; bodies of requests in it are let go."""
-        with self._lock:
-            self._db.execute("BEGIN")
-            self._db.execute("UPDATE models SET snapshot = ?, snapshot_seq = ? WHERE id = ?", (handle, seq, model))
-            self._db.execute("UPDATE requests SET body = NULL WHERE model = ? AND seq <= ?", (model, seq))
-            self._db.execute("COMMIT")
+        with self._transaction() as db:
+            moved = "UPDATE models SET snapshot = ?, snapshot_seq = ? WHERE id = ?"
+            db.execute(moved, (self._below(handle), seq, model))
+            db.execute("UPDATE requests SET body = NULL WHERE model = ? AND seq <= ?", (model, seq))
 
     # Requests that move a model
 
     def accept(self, model: str, seq: int, kind: str, body: bytes) -> None:
-        with self._lock:
-            self._db.execute("BEGIN")
-            self._db.execute("INSERT INTO requests VALUES (?, ?, ?, ?, NULL, NULL)", (model, seq, kind, body))
-            self._db.execute(
+        with self._transaction() as db:
+            db.execute("INSERT INTO requests VALUES (?, ?, ?, ?, NULL, NULL)", (model, seq, kind, body))
+            db.execute(
                 "UPDATE models SET last_request = ?, last_seq = max(last_seq, ?) WHERE id = ?",
                 (time.time(), seq, model),
             )
-            self._db.execute("COMMIT")
+
+    def give_up(self, model: str, numbers: Sequence[int], outcome: Outcome) -> None:
+        """Requests that are never carried out, taken or not; this is what they came to, also after a restart."""
+        row = (b"", outcome.body, outcome.content_type)
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO requests VALUES (?, ?, 'given_up', ?, ?, ?)",
+                [(model, number, *row) for number in numbers],
+            )
 
     def record(self, model: str, seq: int, outcome: Outcome) -> None:
         self._run(
@@ -215,15 +237,13 @@ class Store:
 
     def forget_work(self, model: str) -> None:
         """Let go of what only further requests would need; named checkpoints stay."""
-        with self._lock:
-            self._db.execute("BEGIN")
-            rows = self._db.execute("SELECT snapshot FROM models WHERE id = ?", (model,)).fetchall()
-            self._db.execute("DELETE FROM requests WHERE model = ?", (model,))
-            self._db.execute("UPDATE models SET snapshot = NULL WHERE id = ?", (model,))
-            self._db.execute("COMMIT")
+        with self._transaction() as db:
+            rows = db.execute("SELECT snapshot FROM models WHERE id = ?", (model,)).fetchall()
+            db.execute("DELETE FROM requests WHERE model = ?", (model,))
+            db.execute("UPDATE models SET snapshot = NULL WHERE id = ?", (model,))
         for (handle,) in rows:
             if handle is not None:
-                self.remove_state(handle)
+                self.remove_state(str(self._whole(handle)))
 
     def abandoned(self, before: float) -> list[str]:
         """Sessions that were never finished and whose last request is older."""
@@ -239,40 +259,73 @@ class Store:
     def add_sampler(self, sampler: SamplingSession) -> None:
         self._run(
             "INSERT OR REPLACE INTO samplers VALUES (?, ?, ?, ?, ?, ?)",
-            *(sampler.id, sampler.session, sampler.base_model, sampler.path, sampler.model, sampler.handle),
+            *(sampler.id, sampler.session, sampler.base_model, sampler.path, sampler.model),
+            self._below(sampler.handle),
         )
 
     def sampler(self, name: str) -> SamplingSession | None:
         rows = self._run("SELECT * FROM samplers WHERE id = ?", name)
         names = ("id", "session", "base_model", "path", "model", "handle")
-        return SamplingSession(**dict(zip(names, rows[0], strict=True))) if rows else None
+        return (
+            SamplingSession(**dict(zip(names, (*rows[0][:5], self._whole(rows[0][5])), strict=True))) if rows else None
+        )
 
     def samplers(self, session: str) -> list[str]:
         return [r[0] for r in self._run("SELECT id FROM samplers WHERE session = ?", session)]
 
     def unnamed_states(self, session: str) -> list[str]:
-        """States that were saved for one sampler of the session and have no name."""
-        rows = self._run("SELECT handle FROM samplers WHERE session = ? AND path IS NULL AND handle NOT NULL", session)
-        return [row[0] for row in rows]
+        """States of the session's samplers that have no name (any more), and that no other session samples from."""
+        rows = self._run(
+            "SELECT DISTINCT handle FROM samplers WHERE session = ? AND handle NOT NULL "
+            "AND handle NOT IN (SELECT handle FROM checkpoints) AND handle NOT IN (SELECT handle FROM samplers "
+            "JOIN sessions ON sessions.id = session WHERE finished IS NULL AND session != ? AND handle NOT NULL)",
+            *(session, session),
+        )
+        return [str(self._whole(row[0])) for row in rows]
+
+    def surplus_samplers(self, model: str, kept: int) -> list[tuple[str, str]]:
+        """(id, handle) of a model's unnamed samplers, without the ones that were last made or added again."""
+        rows = self._run(
+            "SELECT id, handle FROM samplers WHERE model = ? AND path IS NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?",
+            *(model, kept),
+        )
+        return [(name, str(self._whole(handle))) for name, handle in rows]
+
+    def remove_sampler(self, name: str, handle: str) -> None:
+        self._run("DELETE FROM samplers WHERE id = ?", name)
+        self.remove_state(handle)
 
     # Checkpoints
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
-        c = checkpoint
-        old = self._run("SELECT handle FROM checkpoints WHERE path = ? AND handle != ?", c.path, c.handle)
+        c, below = checkpoint, self._below(checkpoint.handle)
+        old = self._run("SELECT handle FROM checkpoints WHERE path = ? AND handle != ?", c.path, below)
         self._run(
             "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(c.path, c.model, c.seq, c.kind, c.name, c.handle, c.created, c.expires, c.size, json.dumps(c.metadata)),
+            *(c.path, c.model, c.seq, c.kind, c.name, below, c.created, c.expires, c.size, json.dumps(c.metadata)),
         )
         for (handle,) in old:
-            self.remove_state(handle)
+            if not self._run(
+                "SELECT 1 FROM samplers JOIN sessions ON sessions.id = session WHERE handle = ? AND finished IS NULL",
+                handle,
+            ):
+                self.remove_state(str(self._whole(handle)))
 
     def checkpoint(self, path: str) -> Checkpoint:
         """HttpError 404 when there is none, or it has expired."""
         rows = self._run("SELECT * FROM checkpoints WHERE path = ? AND coalesce(expires, 1e18) > ?", path, time.time())
         if not rows:
             raise HttpError(404, f"there is no checkpoint {path}")
-        return _checkpoint(rows[0])
+        return self._checkpoint(rows[0])
+
+    def weights(self, path: str) -> Checkpoint:
+        """A checkpoint that can be trained or sampled from; ConfigError when it is a download."""
+        found = self.checkpoint(path)
+        if found.kind == "external_weights":
+            raise ConfigError(
+                f"{path} is a download; train or sample from one of save_state or save_weights_for_sampler"
+            )
+        return found
 
     def checkpoints(self, model: str | None = None) -> list[Checkpoint]:
         where, values = ("", ()) if model is None else ("AND model = ?", (model,))
@@ -281,7 +334,7 @@ class Store:
             time.time(),
             *values,
         )
-        return [_checkpoint(row) for row in rows]
+        return [self._checkpoint(row) for row in rows]
 
     def set_expiry(self, path: str, expires: float | None) -> None:
         self.checkpoint(path)
@@ -295,9 +348,12 @@ class Store:
         """How many checkpoints were at their end, and are gone."""
         rows = self._run("SELECT path, handle FROM checkpoints WHERE expires <= ?", time.time())
         for path, handle in rows:
-            self.remove_state(handle)
+            self.remove_state(str(self._whole(handle)))
             self._run("DELETE FROM checkpoints WHERE path = ?", path)
         return len(rows)
+
+    def has_state(self, handle: str) -> bool:
+        return Path(handle).exists()
 
     def remove_state(self, handle: str) -> None:
         path = Path(handle)
@@ -308,32 +364,59 @@ class Store:
         else:
             path.unlink(missing_ok=True)
 
+    def collect(self) -> int:
+        """How many files were let go that nothing refers to: left by a process that ended between two writes.
+
+        For the start, when nothing is at work.
+        """
+        with self._transaction() as db:
+            finished = "SELECT models.id FROM models JOIN sessions ON sessions.id = session WHERE finished IS NOT NULL"
+            db.execute(f"DELETE FROM requests WHERE model IN ({finished})")
+            db.execute(f"UPDATE models SET snapshot = NULL WHERE id IN ({finished})")
+            rows = db.execute(
+                "SELECT snapshot FROM models UNION SELECT handle FROM checkpoints UNION "
+                "SELECT handle FROM samplers JOIN sessions ON sessions.id = session WHERE finished IS NULL"
+            ).fetchall()
+        kept = {self._whole(row[0]) for row in rows}
+        lost = [path for path in self.directory.glob("states/*/*") if str(path) not in kept]
+        for path in lost:
+            self.remove_state(str(path))
+        return len(lost)
+
     def states_of(self, model: str) -> Path:
         """The directory of a model's states. Ids of models are made of letters, digits, - and :."""
         return self.directory / "states" / model.replace(":", "_")
+
+    # Handles of states are kept as paths below the directory, so that it may be moved.
+
+    def _below(self, handle: str | None) -> str | None:
+        path = Path(handle or "")
+        return str(path.relative_to(self.directory)) if handle and self.directory in path.parents else handle
+
+    def _whole(self, text: str | None) -> str | None:
+        return str(self.directory / text) if text else text
+
+    def _model(self, row: tuple[Any, ...]) -> Model:
+        return Model(
+            **dict(zip(("id", "session", "base_model"), row, strict=False)),
+            lora=Lora(**json.loads(row[3])),
+            seed=row[4],
+            created=row[5],
+            last_request=row[6],
+            metadata=json.loads(row[7]),
+            origin=self._whole(row[8]),
+            with_optimizer=bool(row[9]),
+            snapshot=self._whole(row[10]),
+            snapshot_seq=row[11],
+            last_seq=row[12],
+        )
+
+    def _checkpoint(self, row: tuple[Any, ...]) -> Checkpoint:
+        names = ("path", "model", "seq", "kind", "name", "handle", "created", "expires", "size")
+        values = dict(zip(names, row, strict=False))
+        return Checkpoint(**{**values, "handle": self._whole(row[5])}, metadata=json.loads(row[9]))
 
 
 def _lora_text(lora: Lora) -> str:
     names = ("rank", "alpha", "attention", "mlp", "unembed")
     return json.dumps({name: getattr(lora, name) for name in names})
-
-
-def _model(row: tuple[Any, ...]) -> Model:
-    return Model(
-        **dict(zip(("id", "session", "base_model"), row, strict=False)),
-        lora=Lora(**json.loads(row[3])),
-        seed=row[4],
-        created=row[5],
-        last_request=row[6],
-        metadata=json.loads(row[7]),
-        origin=row[8],
-        with_optimizer=bool(row[9]),
-        snapshot=row[10],
-        snapshot_seq=row[11],
-        last_seq=row[12],
-    )
-
-
-def _checkpoint(row: tuple[Any, ...]) -> Checkpoint:
-    names = ("path", "model", "seq", "kind", "name", "handle", "created", "expires", "size")
-    return Checkpoint(**dict(zip(names, row, strict=False)), metadata=json.loads(row[9]))

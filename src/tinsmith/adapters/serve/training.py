@@ -12,9 +12,10 @@ from attrs import evolve
 from tinsmith.adapters.serve.futures import Futures
 from tinsmith.adapters.serve.operations import Operations, Submitted
 from tinsmith.adapters.serve.outcome import BusyError, HttpError, Outcome, failure
-from tinsmith.adapters.serve.sampling import Samplers
 from tinsmith.adapters.serve.store import Model, Store
+from tinsmith.domain.errors import JournalError, TrainingError
 from tinsmith.ports.engine import Engine
+from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import Trainer
 
 MAX_WAITING = 256
@@ -24,6 +25,11 @@ IN_FLIGHT = 8
 """Requests that the trainer has at once: enough that the next is always queued behind the one that runs."""
 SNAPSHOT_EVERY_S = 2.0
 """Work since the last snapshot, in seconds: what a restart has to do again at most, beside one step."""
+MAX_GAP_S = 600.0
+"""How long requests wait for one with a smaller number that has not come; then all of them are given up. A client that
+sends again gives up after half of that."""
+MAX_AHEAD = 1024
+"""How far beyond the request that is next a number may lie; the ones beyond are told to come again."""
 KEPT_RESULTS = 1024
 """Requests behind the snapshot whose results are kept on disk for a client that did not get them."""
 
@@ -37,11 +43,14 @@ class TrainingRun:
         engine: Engine,
         store: Store,
         futures: Futures,
-        samplers: Samplers,
         *,
         note: Callable[[str], object],
         count: Callable[[int], object],
+        keep_sampler: Callable[[str, str, Sampler], object],
+        after: asyncio.Task[None] | None = None,
     ) -> None:
+        """`keep_sampler`: takes the model's id, the handle of a state, and a sampler of it. `after`: what has to end
+        before files of the model are touched, the run that this one replaces."""
         self.model = model
         self.used = time.monotonic()
         self._engine = engine
@@ -52,8 +61,10 @@ class TrainingRun:
             model,
             store,
             count=count,
-            keep_sampler=lambda handle, made: self._loop.call_soon_threadsafe(samplers.put, handle, made),
+            keep_sampler=lambda handle, made: self._loop.call_soon_threadsafe(keep_sampler, model.id, handle, made),
         )
+        self._after = after
+        self._gap: tuple[int, float] | None = None  # (the number that is missing, since when)
         self._trainer: Trainer | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waiting: dict[int, tuple[str, bytes]] = {}
@@ -91,6 +102,9 @@ class TrainingRun:
         full = len(self._waiting) >= MAX_WAITING or self._waiting_bytes + len(body) > MAX_WAITING_BYTES
         if full and seq != self._next:  # the one that all others wait for is always taken
             raise BusyError(f"{len(self._waiting)} requests of {self.model.id} wait already")
+        first = max(self._next, self.model.last_seq + 1)
+        if seq > first + MAX_AHEAD:
+            raise BusyError(f"seq_id={seq} is far ahead: {first} is next")
         self._store.accept(self.model.id, seq, kind, body)
         self._futures.open(request)
         self._put(seq, kind, body)
@@ -103,6 +117,9 @@ class TrainingRun:
         taken, outcome = self._store.outcome(self.model.id, seq)
         if taken:
             self._futures.open(self.request_id(seq))
+            if outcome is None and seq <= self.model.snapshot_seq:
+                lost = JournalError(f"request {seq} was carried out, but what it came to could not be written down")
+                outcome = failure(lost)
             if outcome is not None:
                 self._futures.set(self.request_id(seq), outcome)
             else:
@@ -123,6 +140,8 @@ class TrainingRun:
     async def _open(self) -> None:
         model = self.model
         try:
+            if self._after is not None:
+                await asyncio.wait({self._after})
             trainer = await asyncio.to_thread(
                 self._engine.trainer, lora=model.lora, seed=model.seed, state_dir=self._store.states_of(model.id)
             )
@@ -130,8 +149,12 @@ class TrainingRun:
                 if model.snapshot is not None:
                     await trainer.load_state(model.snapshot)
                 elif model.origin is not None:
+                    if not self._store.has_state(model.origin):
+                        raise HttpError(404, f"the checkpoint that {model.id} begins with was deleted")
                     await trainer.load_state(model.origin, optimizer=model.with_optimizer)
-                    self._set_snapshot(0, await trainer.save_state("snapshot-0"))
+                    begun = await trainer.save_state("snapshot-0")
+                    if not self._closed:
+                        self._set_snapshot(0, begun)
             except BaseException:
                 await asyncio.to_thread(trainer.close)
                 raise
@@ -179,6 +202,28 @@ class TrainingRun:
             task = self._loop.create_task(self._watch(seq, submitted))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        if not self._waiting or self._next in self._waiting:
+            self._gap = None
+        elif self._gap is None or self._gap[0] != self._next:
+            self._gap = (self._next, time.monotonic())
+
+    def give_up_gap(self) -> None:
+        """End what waits for a request that does not come. Later ones find the model as it was before the gap."""
+        if self._trainer is None or self._gap is None or time.monotonic() - self._gap[1] < MAX_GAP_S:
+            return
+        missing, last = self._gap[0], max(self._waiting)
+        message = (
+            f"request {missing} of {self.model.id} did not come in {MAX_GAP_S:.0f} s, so requests {missing} to {last} "
+            "were not carried out; begin again from a checkpoint, or send what they asked for as new requests"
+        )
+        outcome = failure(TrainingError(message))
+        self._store.give_up(self.model.id, range(missing, last + 1), outcome)
+        self._note(message)
+        self._gap, self._next = None, last + 1
+        for seq in list(self._waiting):
+            del self._waiting[seq]
+            self._futures.set(self.request_id(seq), outcome)
+        self._waiting_bytes = 0
 
     async def _watch(self, seq: int, submitted: Submitted) -> None:
         try:
@@ -189,7 +234,9 @@ class TrainingRun:
         if submitted.snapshot is not None and not outcome.failed:
             # Of a request that failed nothing is kept: after a restart it fails again.
             try:
-                self._set_snapshot(seq, await submitted.snapshot)
+                saved = await submitted.snapshot
+                if not self._closed:  # else another run of the model may have begun, and results are not recorded here
+                    self._set_snapshot(seq, saved)
             except Exception as error:  # noqa: BLE001 - the log of requests still holds everything
                 self._note(f"{self.model.id}: no snapshot after request {seq}: {error}")
 
@@ -209,7 +256,10 @@ class TrainingRun:
         self._since_snapshot += now - self._began
         self._began = now
         if self._trainer is not None:  # else it was closed on the way, and the request is done again when asked for
-            self._store.record(self.model.id, seq, outcome)
+            try:
+                self._store.record(self.model.id, seq, outcome)
+            except JournalError as error:  # its client gets it all the same; a restart does the request again
+                self._note(f"{self.model.id}: the result of request {seq} is not on disk: {error}")
             self._futures.set(self.request_id(seq), outcome)
         self._drain()
 
