@@ -35,6 +35,7 @@ USER_ERRORS = (
 )
 COMMANDS: dict[str, Entry] = {
     "conform": Entry("tinsmith.recipes.conform", "check a server of the Tinker protocol against its laws", "base_url"),
+    "eval": Entry("tinsmith.recipes.evaluate", "a model's score on a benchmark, or beside another's", "benchmark"),
     "grade": Entry("tinsmith.recipes.grade", "compare answers to mathematics questions with the right ones", "file"),
     "render": Entry("tinsmith.recipes.render", "conversations as tokens and weights, to look at or to compare", "file"),
     "runs": Entry("tinsmith.recipes.runs", "the runs below a directory: state, steps, last numbers", "directory"),

@@ -123,6 +123,13 @@ class EvaluationDirectory:
             raise JournalError(f"{self.path / TRAJECTORIES} cannot be written: {error}") from error
         self.outcomes[index] = Outcome.of(group)
 
+    def clear(self) -> None:
+        """Forget what is done."""
+        for name in (RESULTS, TRAJECTORIES):
+            self._files.remove(self.path / name)
+        self.outcomes.clear()
+        self.earlier = None
+
     def write_results(self, results: Results) -> None:
         """Everything durable."""
         if exists(self._files, self.path / TRAJECTORIES):

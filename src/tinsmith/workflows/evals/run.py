@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from attrs import evolve, field, frozen
 
-from tinsmith.domain.episodes import Group, Transition
+from tinsmith.domain.episodes import Group, StopReason, Transition
 from tinsmith.domain.errors import CapabilityError, ConfigError, DataError
 from tinsmith.domain.tokens import Floats, Ints
 from tinsmith.envs.base import ProblemSource
@@ -70,9 +70,13 @@ def regrade(
     decode: Callable[[Ints], str],
     failed: Mapping[int, Mapping[str, int]] | None = None,
 ) -> Results:
-    """The environments judge saved attempts anew; nothing is sampled. saved: by index of the problem. failed: the
-    problems of which nothing was saved. Raises DataError where a problem asks for something else than it did."""
-    todo = [i for i in saved if i < len(problems) and i not in directory.outcomes]
+    """The environments judge saved attempts anew, all of them; nothing is sampled.
+
+    saved: by index of the problem. failed: the problems of which nothing was saved. directory: not the one that they
+    were saved in. Raises DataError where a problem asks for something else than it did.
+    """
+    directory.clear()
+    todo = [i for i in saved if i < len(problems)]
     return _run(lambda i: _Replay(saved[i]), todo, problems, settings, directory, progress, decode, failed)
 
 
@@ -149,15 +153,18 @@ class _Replay:
     """A sampler that says again what was said: the actions of saved attempts, by the observation that they answered."""
 
     policy_version = -1
-    context = 1 << 40
 
     def __init__(self, group: Group) -> None:
+        self.context = 1 << 40
         self._problem = group.problem
         self._actions: dict[bytes, deque[Transition]] = defaultdict(deque)
         for episode in group.episodes:
             for turn in episode.transitions:
                 self._actions[turn.observation.tobytes()].append(turn)
                 self.policy_version = turn.policy_version
+        if any(episode.stop_reason is StopReason.CONTEXT_OVERFLOW for episode in group.episodes):
+            turns = [turn for episode in group.episodes for turn in episode.transitions]
+            self.context = max((len(turn.observation) + len(turn.action) for turn in turns), default=0)
 
     def sample(self, prompt: Ints, params: SamplingParams, n: int = 1) -> Pending[SampleResult]:
         actions = self._actions[np.asarray(prompt, np.int32).tobytes()]

@@ -1,0 +1,266 @@
+"""`tinsmith eval NAME`: a model's score on a benchmark, with its interval; beside another evaluation if wanted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import evolve, frozen
+
+from tinsmith import bootstrap, rendering
+from tinsmith.bootstrap import Backend
+from tinsmith.config import from_dict, option, to_dict
+from tinsmith.domain.errors import ConfigError, MissingExtraError
+from tinsmith.domain.evaluation import Estimate
+from tinsmith.domain.metrics import number
+from tinsmith.envs import math
+from tinsmith.envs.problem import Problem, ProblemSet
+from tinsmith.ports.grader import Grader
+from tinsmith.ports.progress import Progress
+from tinsmith.ports.tokenizer import Tokenizer
+from tinsmith.recipes.math_rl import HUB
+from tinsmith.rendering import Renderer
+from tinsmith.workflows import evals
+from tinsmith.workflows.evals import EvaluationDirectory, EvaluationSettings, Results
+from tinsmith.workflows.evals.directory import read_config, read_trajectories
+from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits
+
+Benchmark = Literal["arithmetic", "gsm8k", "math500"]
+
+LAYOUTS: Mapping[str, str] = {"gsm8k": "gsm8k", "math500": "math"}
+"""By benchmark, the set of problems (`envs.math.LAYOUTS`) whose test split it is."""
+
+SUMS = 512
+MAX_TOKENS: Mapping[str, int] = {"arithmetic": 8, "gsm8k": 2048, "math500": 2048}
+MAY_CHANGE = (
+    *("size", "concurrency", "retries", "timeout_s", "threads", "base_url", "log_path", "if_exists", "compare"),
+)
+"""Options that an evaluation may be resumed with another value of."""
+
+
+@frozen(kw_only=True)
+class Config:
+    benchmark: Benchmark = option("arithmetic", help="problems: sums drawn from the seed, or a test set")
+    model: str = option("tiny", help="model: tiny, smollm2-135m, a run's final/, a Hugging Face directory, .gguf file")
+    backend: Backend = option(
+        "embedded", help="where it is sampled: embedded on this machine; tinker at a server of that protocol"
+    )
+    base_url: str | None = option(
+        None, help="address of the tinker server; none takes TINKER_BASE_URL, else the hosted service"
+    )
+    tokenizer: str | None = option(
+        None, help="with backend=tinker: a path or hub name, where the model's name does not lead to its tokenizer"
+    )
+    renderer: str | None = option(None, help="chat format; none takes the one that belongs to the model")
+    threads: int | None = option(None, help="processors to use; none takes all", min=1)
+    data: tuple[str, ...] = option(
+        (), help="where the problems are: files, object store URLs, hf://NAME; none: the set's own place on the hub"
+    )
+    size: int | None = option(None, help=f"problems at most; none: all ({SUMS} sums)", min=1)
+    n: int = option(1, help="attempts at each problem", min=1)
+    max_tokens: int | None = option(
+        None, help="tokens an attempt may sample; none: 8 for sums, else 2048, at most half the context", min=1
+    )
+    temperature: float = option(1.0, help="of sampling; 0 takes the likeliest token", min=0)
+    seed: int = option(0, help="fixes the sums that are drawn and every sampled token", min=0, max=2**31 - 1)
+    fewshot: bool | None = option(None, help="show a worked example before each problem; none: not for arithmetic")
+    grader: bootstrap.GraderName = option(
+        "native", help="compares answers; sympy and math_verify are asked where native cannot decide"
+    )
+    concurrency: int = option(64, help="problems that are worked on at once", min=1)
+    retries: int = option(3, help="further tries at a problem that the world failed (a timeout, a lost server)", min=0)
+    timeout_s: float = option(600.0, help="seconds that one call of model or grader may take", exclusive_min=0)
+    log_path: Path | None = option(None, help="directory of the evaluation; none makes one below runs/")
+    if_exists: Literal["resume", "raise", "delete"] = option(
+        "resume", help="when the directory holds an evaluation: go on with it, refuse, or delete it and start again"
+    )
+    compare: Path | None = option(None, help="directory of another evaluation of the same problems, to compare with")
+    regrade: Path | None = option(
+        None, help="directory of an evaluation whose attempts are graded again, with grader=; nothing is sampled"
+    )
+
+
+def run(config: Config, progress: Progress) -> int:
+    """1 where the world failed problems for good."""
+    files = bootstrap.local_files()
+    other = None if config.compare is None else evals.read_results(config.compare, files)
+    found, path = _graded_again(config, progress) if config.regrade is not None else _sampled(config, progress)
+    _show(found, progress)
+    if other is not None:
+        _show_comparison(str(config.compare), other, found, progress)
+    progress.note(f"evaluation: {path}")
+    if found.failed:
+        progress.note(f"{_failed(found)}. The same command tries them again")
+    return 1 if found.failed else 0
+
+
+def check(config: Config) -> Iterable[Any]:
+    return ()
+
+
+def _sampled(config: Config, progress: Progress) -> tuple[Results, Path]:
+    model = bootstrap.open_model(
+        config.model,
+        backend=config.backend,
+        base_url=config.base_url,
+        tokenizer=config.tokenizer,
+        renderer=config.renderer,
+        threads=config.threads,
+        timeout_s=config.timeout_s,
+    )
+    max_tokens = config.max_tokens or min(MAX_TOKENS[config.benchmark], model.context // 2)
+    if max_tokens >= model.context:
+        raise ConfigError(
+            f"max_tokens={max_tokens} leaves no room for a prompt: {config.model} has a context of {model.context}"
+        )
+    config = evolve(config, max_tokens=max_tokens, renderer=model.renderer_name)
+    with closing(bootstrap.open_grader(config.grader)) as grader:
+        problems = load_problems(config, model.renderer, grader)
+        with _directory(config, problems, progress) as directory, model.sampler() as sampler:
+            decode = model.tokenizer.decode
+            return evals.evaluate(sampler, problems, _settings(config), directory, progress, decode), directory.path
+
+
+def _graded_again(config: Config, progress: Progress) -> tuple[Results, Path]:
+    """What was asked, and of which model, is taken from the evaluation that is graded again."""
+    assert config.regrade is not None
+    files = bootstrap.local_files()
+    saved = from_dict(Config, read_config(config.regrade, files), source=f"{config.regrade}/config.json")
+    if saved.benchmark != config.benchmark:
+        raise ConfigError(
+            f"{config.regrade} is an evaluation of {saved.benchmark}: "
+            f"tinsmith eval {saved.benchmark} regrade={config.regrade}"
+        )
+    again = evolve(
+        saved,
+        **{name: getattr(config, name) for name in ("grader", "log_path", "if_exists", "compare", "regrade")},
+    )
+    if config.log_path is not None and config.log_path.absolute() == config.regrade.absolute():
+        raise ConfigError("log_path is the evaluation that is graded again: give it another directory")
+    before = evals.read_results(config.regrade, files)
+    groups = dict(read_trajectories(config.regrade, files))
+    tokenizer, renderer = _format(saved)
+    with closing(bootstrap.open_grader(again.grader)) as grader:
+        problems = load_problems(again, renderer, grader)
+        if problems.fingerprint != before.fingerprint:
+            raise ConfigError(f"the problems have changed since {config.regrade}: their attempts cannot be graded")
+        with _directory(again, problems, progress) as directory:
+            decode = tokenizer.decode
+            found = evals.regrade(groups, problems, _settings(again), directory, progress, decode, before.failed)
+            return found, directory.path
+
+
+def _format(config: Config) -> tuple[Tokenizer, Renderer]:
+    """Of the model, without its weights."""
+    tokenizer, _ = bootstrap.load_tokenizer(config.tokenizer or config.model)
+    assert config.renderer is not None  # written when it was sampled
+    return tokenizer, rendering.get(config.renderer, tokenizer)
+
+
+def load_problems(config: Config, renderer: Renderer, grader: Grader) -> ProblemSet:
+    """In their own order. Raises ConfigError, DataError and what opening a source raises."""
+    if config.benchmark == "arithmetic":
+        if config.data:
+            raise ConfigError("arithmetic draws its own problems and takes no data=")
+        return math.arithmetic(
+            renderer,
+            grader,
+            seed=config.seed,
+            test=True,
+            length=config.size or SUMS,
+            fewshot=bool(config.fewshot),
+        )
+    layout = LAYOUTS[config.benchmark]
+    problems: list[Problem] = []
+    try:
+        for where in config.data or HUB[layout][1]:
+            problems += math.read_problems(layout, bootstrap.open_source(where), first=len(problems))
+    except MissingExtraError as error:
+        raise ConfigError(f"{config.benchmark} is read from the hub, and {error}; or give files, data=FILE") from error
+    made = math.boxed_problems(layout, problems, renderer, grader, seed=None, fewshot=config.fewshot is not False)
+    return made if config.size is None else made.first(config.size)
+
+
+def _settings(config: Config) -> EvaluationSettings:
+    assert config.max_tokens is not None
+    return EvaluationSettings(
+        limits=RolloutLimits(max_tokens=config.max_tokens, turn_timeout=config.timeout_s),
+        samples=config.n,
+        temperature=config.temperature,
+        seed=config.seed,
+        concurrency=config.concurrency,
+        failures=FailurePolicy(retries=config.retries),
+    )
+
+
+def _directory(config: Config, problems: ProblemSet, progress: Progress) -> EvaluationDirectory:
+    if config.log_path is not None:
+        path = config.log_path
+    elif config.regrade is not None:
+        path = config.regrade.with_name(f"{config.regrade.name}-{config.grader}")
+    else:
+        words = ["eval", config.benchmark, config.model, f"n{config.n}", f"seed{config.seed}"]
+        path = Path("runs") / re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(words))
+    directory = EvaluationDirectory.open(
+        path,
+        config=to_dict(config),
+        fingerprint=problems.fingerprint,
+        files=bootstrap.local_files(),
+        may_change=MAY_CHANGE,
+        if_exists=config.if_exists,
+    )
+    progress.run_directory(directory.path)
+    for note in directory.notes:
+        progress.note(note)
+    if directory.outcomes:
+        progress.note(f"{len(directory.outcomes)} problems are done already")
+    return directory
+
+
+def _show(found: Results, progress: Progress) -> None:
+    rows: list[list[Any]] = [["score", *_cells(found.score)]]
+    rows += [[f"pass@{k}", *_cells(value)] for k, value in found.pass_at_k.items() if k > 1]
+    rows += [
+        ["reward", *_cells(found.reward)],
+        ["problems", f"{len(found.outcomes)} of {found.problems}", ""],
+        ["attempts", found.attempts, ""],
+        ["truncated", found.truncated, ""],
+        *([name, value, ""] for name, value in found.metrics.items() if name == "undecided" and value),
+        ["failed problems", len(found.failed), ""],
+        ["errors", ", ".join(f"{count} {name}" for name, count in sorted(found.errors.items())) or 0, ""],
+        ["tokens sampled", found.sampled_tokens, ""],
+        ["time, s", found.seconds, ""],
+    ]
+    if found.failed and found.score_of_all is not None:
+        rows.insert(1, ["score, failed problems as wrong", found.score_of_all, ""])
+    progress.table(f"{found.benchmark}, attempts a problem: {found.samples}", ["", "value", "95% interval"], rows)
+
+
+def _show_comparison(name: str, other: Results, found: Results, progress: Progress) -> None:
+    compared = evals.compare(other, found)
+    progress.table(
+        f"against {name}",
+        ["", "value", "95% interval"],
+        [
+            ["score there", *_cells(other.score)],
+            ["difference", *_cells(compared.difference)],
+            ["p-value", compared.p_value, ""],
+            ["problems in both", compared.problems, ""],
+            ["better here", compared.better, ""],
+            ["worse here", compared.worse, ""],
+        ],
+    )
+
+
+def _cells(estimate: Estimate | None) -> list[Any]:
+    if estimate is None:
+        return ["none came off", ""]
+    return [estimate.value, f"{number(estimate.low)} to {number(estimate.high)}"]
+
+
+def _failed(found: Results) -> str:
+    kinds = sorted({name for errors in found.failed.values() for name in errors})
+    return f"{len(found.failed)} of {found.problems} problems failed for the world's fault ({', '.join(kinds)})"
