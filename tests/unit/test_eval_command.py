@@ -109,6 +109,12 @@ def test_graded_again_without_sampling(capsys: pytest.CaptureFixture[str], monke
     assert "against e" in capsys.readouterr().out
 
 
+def test_the_config_of_an_evaluation_is_a_config() -> None:
+    assert cli.main([*SUMS, "log_path=e"]) == 0
+    assert cli.main(["eval", "config=e", "temperature=0", "log_path=f", "compare=e"]) == 0
+    assert (results("f")["samples"], results("f")["problems"]) == (2, 12)
+
+
 def test_graded_again_into_itself_or_as_another_set_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*SUMS, "log_path=e"]) == 0
     for words in (["log_path=e", "if_exists=delete"], ["log_path=e"]):

@@ -116,12 +116,12 @@ def _sampled(config: Config, progress: Progress) -> tuple[Results, Path]:
         raise ConfigError(
             f"max_tokens={max_tokens} leaves no room for a prompt: {config.model} has a context of {model.context}"
         )
-    config = evolve(config, max_tokens=max_tokens, renderer=model.renderer_name)
     with closing(bootstrap.open_grader(config.grader)) as grader:
         problems = load_problems(config, model.renderer, grader)
         with _directory(config, problems, progress) as directory, model.sampler() as sampler:
             decode = model.tokenizer.decode
-            return evals.evaluate(sampler, problems, _settings(config), directory, progress, decode), directory.path
+            settings = _settings(config, max_tokens)
+            return evals.evaluate(sampler, problems, settings, directory, progress, decode), directory.path
 
 
 def _graded_again(config: Config, progress: Progress) -> tuple[Results, Path]:
@@ -148,16 +148,17 @@ def _graded_again(config: Config, progress: Progress) -> tuple[Results, Path]:
         if problems.fingerprint != before.fingerprint:
             raise ConfigError(f"the problems have changed since {config.regrade}: their attempts cannot be graded")
         with _directory(again, problems, progress) as directory:
-            decode = tokenizer.decode
-            found = evals.regrade(groups, problems, _settings(again), directory, progress, decode, before.failed)
+            settings = _settings(again, again.max_tokens or MAX_TOKENS[again.benchmark])
+            found = evals.regrade(groups, problems, settings, directory, progress, tokenizer.decode, before.failed)
             return found, directory.path
 
 
 def _format(config: Config) -> tuple[Tokenizer, Renderer]:
     """Of the model, without its weights."""
-    tokenizer, _ = bootstrap.load_tokenizer(config.tokenizer or config.model)
-    assert config.renderer is not None  # written when it was sampled
-    return tokenizer, rendering.get(config.renderer, tokenizer)
+    name = bootstrap.hub_name(config.model) if config.backend == "tinker" else config.model
+    tokenizer, stored = bootstrap.load_tokenizer(config.tokenizer or name)
+    chosen = config.renderer or stored or rendering.recommended(config.model, tokenizer)
+    return tokenizer, rendering.get(chosen, tokenizer)
 
 
 def load_problems(config: Config, renderer: Renderer, grader: Grader) -> ProblemSet:
@@ -184,10 +185,9 @@ def load_problems(config: Config, renderer: Renderer, grader: Grader) -> Problem
     return made if config.size is None else made.first(config.size)
 
 
-def _settings(config: Config) -> EvaluationSettings:
-    assert config.max_tokens is not None
+def _settings(config: Config, max_tokens: int) -> EvaluationSettings:
     return EvaluationSettings(
-        limits=RolloutLimits(max_tokens=config.max_tokens, turn_timeout=config.timeout_s),
+        limits=RolloutLimits(max_tokens=max_tokens, turn_timeout=config.timeout_s),
         samples=config.n,
         temperature=config.temperature,
         seed=config.seed,

@@ -1,8 +1,8 @@
 """The directory of an evaluation, which may be killed at any moment and goes on.
 
 `trajectories.jsonl` holds the attempts at each problem that came off, a line an attempt, all attempts at a problem one
-after the other and written at once: what it holds is done. `results.json` follows from it; `config.json`, written last
-when the directory is made, says that it is one.
+after the other and written at once: what it holds is done. `results.json` follows from it. `problems.json`, written
+last when the directory is made, says that it is one, and of which problems.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tinsmith.workflows.journal.rundir import JOURNAL, LOCK
 from tinsmith.workflows.journal.settings import changed_settings, json_object, pretty
 from tinsmith.workflows.rollout_log import from_lines
 
-CONFIG, RESULTS, TRAJECTORIES = "config.json", "results.json", "trajectories.jsonl"
+PROBLEMS, CONFIG, RESULTS, TRAJECTORIES = "problems.json", "config.json", "results.json", "trajectories.jsonl"
 
 
 class EvaluationDirectory:
@@ -70,26 +70,24 @@ class EvaluationDirectory:
         return opened
 
     def _open(self, config: dict[str, Any], fingerprint: str, may_change: tuple[str, ...], if_exists: str) -> None:
-        there = exists(self._files, self.path / CONFIG)
+        there = exists(self._files, self.path / PROBLEMS)
         if there and if_exists == "raise":
             raise JournalError(
                 f"{self.path} holds an evaluation; if_exists=resume goes on with it, if_exists=delete starts again"
             )
         if not there or if_exists == "delete":
-            for name in (CONFIG, RESULTS, TRAJECTORIES):  # in this order: half of it gone, it is none
+            for name in (PROBLEMS, RESULTS, TRAJECTORIES):  # in this order: half of it gone, it is none
                 self._files.remove(self.path / name)
-            self._write(CONFIG, {"problems": fingerprint, "config": config})
+            self._write(CONFIG, config)
+            self._write(PROBLEMS, {"fingerprint": fingerprint})
             return
-        before = _object(self._files, self.path / CONFIG)
-        if set(before) != {"problems", "config"}:
-            raise JournalError(f"{self.path / CONFIG} is not that of an evaluation: use another log_path")
-        self.notes += changed_settings(self.path, before["config"], config, may_change)
-        if before["problems"] != fingerprint:
+        self.notes += changed_settings(self.path, read_config(self.path, self._files), config, may_change)
+        if _object(self._files, self.path / PROBLEMS).get("fingerprint") != fingerprint:
             raise ConfigError(
                 f"{self.path} was begun with other problems: their text has changed since. Use another log_path, or "
                 "start again with if_exists=delete"
             )
-        self._write(CONFIG, {"problems": fingerprint, "config": config})
+        self._write(CONFIG, config)
         if exists(self._files, self.path / RESULTS):
             self.earlier = read_results(self.path, self._files)
         self._load()
@@ -158,10 +156,7 @@ def read_results(path: Path, files: FileSystem) -> Results:
 
 def read_config(path: Path, files: FileSystem) -> dict[str, Any]:
     """The config of an evaluation's directory. Raises DataNotFoundError, DataError."""
-    found = _object(files, path / CONFIG).get("config")
-    if not isinstance(found, dict):
-        raise DataError("not the config of an evaluation", source=str(path / CONFIG))
-    return found
+    return _object(files, path / CONFIG)
 
 
 def read_trajectories(path: Path, files: FileSystem) -> Iterator[tuple[int, Group]]:
