@@ -41,8 +41,16 @@ def small(recipe: str, chats: str) -> list[str]:
         return [recipe, f"data={chats}", "batch_size=2", "max_steps=3"]
     if recipe in EXAMPLES:
         return [recipe, "batch_size=4", "max_steps=3", "max_rows=40", "test_size=8"]
+    if recipe == "rlhf":
+        stages = ["sft.max_steps=2", "judge.max_steps=2", "sft.batch_size=4", "judge.batch_size=4"]
+        return [recipe, *stages, "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=8"]
     games = ["test_games=4", "turns=2", "group_size=2"] if recipe == "multiplayer" else []
     return [recipe, "groups_per_batch=4", "max_steps=3", *games]
+
+
+def last_stage(recipe: str, run: str) -> str:
+    """Where a run lies; of several stages the last one."""
+    return f"{run}/rl" if recipe == "rlhf" else run
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -54,11 +62,12 @@ def test_a_recipe_checks_runs_and_leaves_a_model_to_start_from(
     assert "<|im_start|>" in capsys.readouterr().out, "it shows a rendered example"
     assert not Path("runs").exists()
     assert main([*words, "log_path=run"]) == 0
-    lines = metrics("run")
+    run = last_stage(recipe, "run")
+    lines = metrics(run)
     assert [line["step"] for line in lines] == [0, 1, 2]
     names = ("train_mean_nll", "env/all/reward/total", "dpo_loss")
     assert all(any(name in line for name in names) for line in lines)
-    trained = load_model("run/final")
+    trained = load_model(f"{run}/final")
     assert trained.renderer_name == "chatml"
     assert trained.num_parameters == load_model("tiny").num_parameters
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from kill_helper import run_killed
 from sdk_sockets import LEFT_OPEN
-from test_recipes import small
+from test_recipes import last_stage, small
 from test_recipes_resume import ENV, command
 
 from tinsmith import bootstrap
@@ -120,7 +120,7 @@ def test_every_recipe_runs_there_too(recipe: str, url: str, chats: str) -> None:
     words = small(recipe, chats)
     assert main([*words, "log_path=here"]) == 0
     assert main([*words, "log_path=there", "backend=tinker", f"base_url={url}"]) == 0
-    assert_same_metrics(lines("here"), lines("there"))
+    assert_same_metrics(lines(last_stage(recipe, "here")), lines(last_stage(recipe, "there")))
 
 
 @pytest.mark.parametrize("words", [SL, RL], ids=["sl", "rl"])

@@ -15,6 +15,8 @@ KEY_METRICS = (
     "env/all/correct",
     "env/all/reward/total",
     "train_mean_nll",
+    "dpo_loss",
+    "accuracy",
     "test/nll",
     "test/env/all/correct",
     "optim/kl_sample_train_v1",

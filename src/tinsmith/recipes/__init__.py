@@ -40,6 +40,7 @@ RECIPES: dict[str, Entry] = {
     "chat-sl": Entry("tinsmith.recipes.chat_sl", "supervised fine-tuning on chats of several sources, streamed"),
     "dpo": Entry("tinsmith.recipes.dpo", "direct preference optimisation on pairs of answers"),
     "reward-model": Entry("tinsmith.recipes.reward_model", "a judge of answers, trained to label comparisons"),
+    "rlhf": Entry("tinsmith.recipes.rlhf", "chats, then a judge of preferences, then reinforcement by that judge"),
     "shorter": Entry("tinsmith.recipes.shorter", "reinforcement learning by comparison: the shorter answer is better"),
     "math-rl": Entry("tinsmith.recipes.math_rl", "reinforcement learning on sums, GSM8K, MATH, Polaris or DeepMath"),
     "multiplayer": Entry("tinsmith.recipes.multiplayer", "games: against fixed opponents, or against oneself"),

@@ -24,6 +24,7 @@ NAME = "chat-sl"
 
 SETS: Mapping[str, NamedSet] = {
     "small": NamedSet(train=small_sets.CHATS, test_size=200),
+    "mixed": NamedSet(train=small_sets.MIXED, test_size=64),
     "no_robots": NamedSet(train="hf://HuggingFaceH4/no_robots:train", test="hf://HuggingFaceH4/no_robots:test"),
     "tulu3": NamedSet(
         train="hf://allenai/tulu-3-sft-mixture:train", test_size=1024, train_on=TrainOn.LAST_ASSISTANT_MESSAGE
@@ -35,7 +36,7 @@ SETS: Mapping[str, NamedSet] = {
 class Config(MixtureConfig):
     data: tuple[str, ...] = option(
         ("small",),
-        help="sources of conversations: small (made here), no_robots, tulu3, files, object store URLs, hf://NAME",
+        help="sources of conversations: small and mixed (made here), no_robots, tulu3, files, object store URLs, hf://NAME",
     )
     train_on: TrainOn | None = option(
         None, help="which messages carry the loss; none: all of the assistant's, of tulu3 the last one"
@@ -45,11 +46,17 @@ class Config(MixtureConfig):
 
 
 def run(config: Config, progress: Progress) -> int:
+    train(config, progress)
+    return 0
+
+
+def train(config: Config, progress: Progress) -> str:
+    """The run; gives the handle of its last state."""
     sources.validate(config, SETS)
     model = common.open_model(config)
     data, test = load(config, model, progress.note)
     path = config.log_path or common.default_path(NAME, config, *(source.rsplit("/")[-1] for source in config.data))
-    supervised.train(
+    return supervised.train(
         NAME,
         config,
         path,
@@ -59,7 +66,6 @@ def run(config: Config, progress: Progress) -> int:
         progress,
         supervised.report_nll,
     )
-    return 0
 
 
 def check(config: Config) -> Iterable[Any]:

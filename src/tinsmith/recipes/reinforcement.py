@@ -23,6 +23,7 @@ from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.rl import RLLoop, RLSettings
 from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
 from tinsmith.workflows.settings import FailureSettings
+from tinsmith.workflows.waiting import wait
 
 TRIED = 16
 """Problems that `check` samples answers to."""
@@ -89,8 +90,11 @@ def train(
     test: ProblemSource | None,
     path: Path,
     shown: Sequence[tuple[str, str]],
+    *,
+    start: str | None = None,
 ) -> None:
-    """The run, from where its directory stands to its end. `shown`: (words, metric) of the table at the end."""
+    """The run, from where its directory stands to its end. `shown`: (words, metric) of the table at the end. start:
+    the handle of a saved state whose weights the policy begins with, in place of the model's own."""
     with (
         common.open_run(name, config, path, progress) as directory,
         common.tracked(name, config, path, progress) as wrapped,
@@ -98,7 +102,12 @@ def train(
     ):
         trainer = common.make_trainer(model, config, directory)
         open_.callback(trainer.close)
-        reference = open_.enter_context(model.sampler()) if config.kl_penalty_coef else None
+        if start is not None:
+            wait(trainer.load_state(start, optimizer=False), f"loading {start}", config.timeout_s)
+        reference = None
+        if config.kl_penalty_coef:
+            made = model.sampler() if start is None else wait(trainer.sampler(), "the reference", config.timeout_s)
+            reference = open_.enter_context(made)
         loop = RLLoop(
             trainer,
             problems,

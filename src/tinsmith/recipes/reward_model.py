@@ -32,12 +32,17 @@ class Config(MixtureConfig):
 
 
 def run(config: Config, progress: Progress) -> int:
+    train(config, progress)
+    return 0
+
+
+def train(config: Config, progress: Progress) -> str:
+    """The run; gives the handle of its last state."""
     sources.validate(config, SETS)
     model = common.open_model(config)
     data, test = load(config, model, progress.note)
     path = config.log_path or common.default_path(NAME, config, *(source.rsplit("/")[-1] for source in config.data))
-    supervised.train(NAME, config, path, model, data, lambda _: LabelObjective(test=test), progress, report)
-    return 0
+    return supervised.train(NAME, config, path, model, data, lambda _: LabelObjective(test=test), progress, report)
 
 
 def report(progress: Progress, directory: RunDirectory) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -24,7 +24,9 @@ SETS = {**chat_sl.SETS, "small": NamedSet(train=small_sets.PROMPTS)}
 
 
 @frozen(kw_only=True)
-class Config(RLConfig):
+class ComparedConfig(RLConfig):
+    """Options of recipes that pay answers by comparison."""
+
     data: str = option(
         "small", help="conversations whose prompts are answered: small (made here), a set, a file, hf://NAME"
     )
@@ -37,6 +39,11 @@ class Config(RLConfig):
     max_steps: int = option(20, help="steps: batches of rollouts", min=1)
     max_tokens: int = option(48, help="tokens an answer may have", min=1)
     learning_rate: float = option(1e-3, help="peak learning rate", exclusive_min=0)
+
+
+@frozen(kw_only=True)
+class Config(ComparedConfig):
+    """All options are shared."""
 
 
 def run(config: Config, progress: Progress) -> int:
@@ -63,10 +70,17 @@ def check(config: Config) -> Iterable[Any]:
     yield from reinforcement.forecast(config, model, prompts, len(prompt), num_tests)
 
 
-def load_prompts(config: Config, model: Model, judge: Judge) -> tuple[PromptSet, PromptSet | None]:
-    """What to train on, and what to evaluate on."""
+def load_prompts(
+    config: ComparedConfig,
+    model: Model,
+    judge: Judge,
+    sets: Mapping[str, NamedSet] = SETS,
+    *,
+    against_reference: bool = False,
+) -> tuple[PromptSet, PromptSet | None]:
+    """What to train on, and what to evaluate on: there, if so said, against the answers that the data give."""
     reinforcement.check_room(config, model)
-    known = SETS.get(config.data)
+    known = sets.get(config.data)
     train = config.data if known is None else known.train
     source = bootstrap.open_source(train) if isinstance(train, str) else train
 
@@ -83,10 +97,11 @@ def load_prompts(config: Config, model: Model, judge: Judge) -> tuple[PromptSet,
         both_ways=config.both_ways,
         format_coef=config.format_coef,
     )
-    return (
-        PromptSet(name="prompts", task=task, rows=Part(rows, config.test_size, len(rows)), seed=config.seed),
-        PromptSet(name="prompts", task=task, rows=Part(rows, 0, config.test_size)) if config.test_size else None,
+    prompts = PromptSet(name="prompts", task=task, rows=Part(rows, config.test_size, len(rows)), seed=config.seed)
+    held_out = PromptSet(
+        name="prompts", task=task, rows=Part(rows, 0, config.test_size), against_reference=against_reference
     )
+    return prompts, held_out if config.test_size else None
 
 
 @frozen

@@ -62,11 +62,11 @@ def _chat(rng: random.Random) -> dict[str, Any]:
     return {"messages": messages}
 
 
-def _pair(rng: random.Random) -> dict[str, Any]:
-    """The better answer ends in a full stop; the tiny model gives the other one."""
+def _short_exchange(rng: random.Random) -> tuple[str, str]:
+    """What the tiny model can answer."""
     word, other, third = rng.sample(WORDS, 3)
     x, y = rng.sample(range(100), 2)
-    asked, answer = rng.choice(
+    return rng.choice(
         (
             (f"Say {word} {other}.", f"{word} {other}"),
             (f"Say {word} {other} backwards.", f"{other} {word}"),
@@ -75,7 +75,19 @@ def _pair(rng: random.Random) -> dict[str, Any]:
             (f"Which is larger, {x} or {y}?", str(max(x, y))),
         )
     )
+
+
+def _pair(rng: random.Random) -> dict[str, Any]:
+    """The better answer ends in a full stop; the tiny model gives the other one."""
+    asked, answer = _short_exchange(rng)
     return {"prompt": asked, "chosen": f"{answer}.", "rejected": answer}
+
+
+def _mixed(rng: random.Random) -> dict[str, Any]:
+    """Three in ten answers end in a full stop."""
+    asked, answer = _short_exchange(rng)
+    answer += "." if rng.random() < 0.3 else ""
+    return {"messages": [_message("user", asked), _message("assistant", answer)]}
 
 
 def _long_answer(rng: random.Random) -> dict[str, Any]:
@@ -93,3 +105,4 @@ def _long_answer(rng: random.Random) -> dict[str, Any]:
 CHATS = SmallSet("small", 1200, _chat)
 PAIRS = SmallSet("small", 1400, _pair)
 PROMPTS = SmallSet("small", 1024, _long_answer)
+MIXED = SmallSet("mixed", 1024, _mixed)

@@ -39,8 +39,9 @@ def train(
     objective: Callable[[Meter], Objective],
     progress: Progress,
     report: Callable[[Progress, RunDirectory], None],
-) -> None:
-    """One run, from opening its directory to its report. `objective` is made with the meter of the run."""
+) -> str:
+    """One run, from opening its directory to its report; gives the handle of its last state. `objective` is made with
+    the meter of the run."""
     for note in ends_early(config, data):
         progress.note(note)
     with (
@@ -55,6 +56,9 @@ def train(
         finally:
             trainer.close()
         report(progress, directory)
+        last = directory.last_checkpoint
+        assert last is not None
+        return last.handle
 
 
 def settings(config: SupervisedConfig) -> SupervisedSettings:

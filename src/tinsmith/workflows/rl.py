@@ -75,8 +75,9 @@ class RLLoop:
 
     A line of metrics a step: those of `episode_metrics` (`env/all/correct`, `env/all/reward/total`, ...), the loss's
     own, `optim/kl_sample_train_v1`, `_v2` and `optim/entropy`, `optim/lr`, `progress/batch`,
-    `progress/done_frac`, `tokens/...`, `cost/...`, `time/...`; `test/env/...` are of the weights before
-    that step; the last line also has those of the final weights, `final/test/env/...`.
+    `progress/done_frac`, `tokens/...`, `cost/...`, `time/...`; `test/env/...` (with `reward/stderr`, the standard error
+    of the mean reward) are of the weights before that step; the last line also has those of the final weights,
+    `final/test/env/...`.
     """
 
     def __init__(
@@ -281,6 +282,9 @@ class RLLoop:
             plan = self._plan(f"test/{start}", 0, group_size=1, temperature=1.0)
             groups += roll_out(sampler, builders, plan)
         metrics = {f"test/{name}": value for name, value in episode_metrics(groups).items()}
+        rewards = np.concatenate([group.rewards for group in groups])
+        if len(rewards) > 1:
+            metrics["test/env/all/reward/stderr"] = float(rewards.std(ddof=1) / np.sqrt(len(rewards)))
         if settings.log_rollouts:
             self._directory.write_rollouts(step, to_rows(groups, split="test", decode=self._decode), name="test")
         return metrics
