@@ -13,7 +13,7 @@ from test_embedded_trainer_contract import CONFIG
 from tinker_on_loopback import SDK_LEAVES_SOCKETS, Loopback, SmallEngine
 
 from tinsmith import _native
-from tinsmith.adapters.tinker.sampler import base_sampler
+from tinsmith.adapters.tinker.sampler import kept_sampler
 from tinsmith.adapters.tinker.trainer import TinkerTrainer
 from tinsmith.ports.sampler import SamplingParams
 from tinsmith.ports.trainer import Lora
@@ -75,7 +75,7 @@ class TestTinkerSampler(_OnLoopback, SamplerContract):
 
     def make(self):
         engine = self.loopback.engine
-        return base_sampler(
+        return kept_sampler(
             self.loopback.service,
             engine.name,
             context=engine.context,

@@ -363,3 +363,35 @@ def test_options_that_contradict_each_other(words: list[str], names: str, capsys
     code, said = refused(words, capsys)
     assert code == 2
     assert names in said
+
+
+def results(path: str) -> dict:
+    return json.loads(Path(path, "results.json").read_text())
+
+
+def test_an_evaluation_is_that_of_the_embedded_engine_before_and_after_training(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = ["backend=tinker", f"base_url={url}"]
+    options = ["size=16", "n=2", "seed=3"]
+    assert main(["eval", "arithmetic", *options, "log_path=here"]) == 0
+    assert main(["eval", "arithmetic", *options, *there, "log_path=there"]) == 0
+    assert results("here")["outcomes"] == results("there")["outcomes"]
+    assert main([*RL, "max_steps=1", "log_path=a"]) == 0
+    assert main([*RL, "max_steps=1", *there, "log_path=b"]) == 0
+    assert main(["eval", "model=a/final", *options, "log_path=trained-here", "compare=here"]) == 0
+    assert main(["eval", "model=b/final", *options, *there, "log_path=trained-there"]) == 0
+    first, second = results("trained-here"), results("trained-there")
+    assert first["outcomes"] == second["outcomes"] != results("here")["outcomes"]
+    assert main(["eval", "regrade=trained-there"]) == 0
+    assert results("trained-there-native")["outcomes"] == second["outcomes"]
+    capsys.readouterr()
+    assert main([*RL, "model=b/final", *there, "log_path=c"]) == 2
+    assert "a training run begins with tiny" in capsys.readouterr().err
+    file = Path("b/final/tinker.json")
+    file.write_text(file.read_text().replace(url, "http://127.0.0.1:9"))
+    assert main(["eval", "model=b/final", *options, *there, "log_path=d"]) == 2
+    assert "its weights are at http://127.0.0.1:9, not at" in capsys.readouterr().err
+    file.write_text("{}")
+    assert main(["eval", "model=b/final", *options, *there, "log_path=d"]) == 2
+    assert "not what a run leaves" in capsys.readouterr().err

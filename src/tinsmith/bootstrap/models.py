@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import attrs
 
 from tinsmith import rendering
-from tinsmith.domain.errors import ConfigError, ModelNotFoundError
+from tinsmith.domain.errors import ConfigError, ModelError, ModelNotFoundError
 from tinsmith.ports.pending import DEADLINE_S
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.tokenizer import Tokenizer
@@ -29,6 +29,9 @@ Backend: TypeAlias = Literal["embedded", "tinker"]
 
 SERVED_CONTEXT = 32768
 """Tokens that a served model is taken to hold where its server does not say."""
+
+KEPT = "tinker.json"
+"""In final/ of a run at a server: where its weights are."""
 
 LLAMA3_TOKENIZER = "thinkingmachineslabinc/meta-llama-3-instruct-tokenizer"
 """The open copy that the tinker SDK takes of Llama 3's, which the hub gives to registered users alone."""
@@ -190,6 +193,8 @@ class ServedModel(Model):
 
     service: TinkerService
     served: TinkerModel
+    weights: str | None = None
+    """The tinker:// path of trained weights, which are sampled from; None: the model as it is served."""
 
     @property
     def vocab_size(self) -> int:
@@ -211,6 +216,8 @@ class ServedModel(Model):
     ) -> TinkerTrainer:
         from tinsmith.adapters.tinker.trainer import TinkerTrainer
 
+        if self.weights is not None:
+            raise ConfigError(f"{self.weights} is kept to sample from: a training run begins with {self.name}")
         if not self.served.trainable:
             raise ConfigError(f"{self.service.url} does not train {self.name}")
         return TinkerTrainer(
@@ -225,13 +232,14 @@ class ServedModel(Model):
         )
 
     def sampler(self) -> Sampler:
-        from tinsmith.adapters.tinker.sampler import base_sampler
+        from tinsmith.adapters.tinker.sampler import kept_sampler
 
         if not self.served.sampleable:
             raise ConfigError(f"{self.service.url} does not sample from {self.name}")
-        return base_sampler(
+        return kept_sampler(
             self.service,
             self.name,
+            self.weights,
             context=self.context,
             vocab_size=self.vocab_size,
             token_bytes=self.token_bytes,
@@ -250,7 +258,7 @@ class ServedModel(Model):
         from tinsmith.adapters.tinker.trainer import TinkerTrainer
 
         assert isinstance(trainer, TinkerTrainer)
-        file = directory / "tinker.json"
+        file = directory / KEPT
         if file.is_file():
             return str(json.loads(file.read_text(encoding="utf-8"))["model_path"])
         path = trainer.save_sampler("final", ttl_s=ttl_s).result(self.service.timeout)
@@ -274,7 +282,8 @@ def open_model(
     threads: int | None = None,
     timeout_s: float = DEADLINE_S,
 ) -> Model:
-    """A model of a backend: on "embedded" as `load_model` does, on "tinker" one that a server offers by this name.
+    """A model of a backend: on "embedded" as `load_model` does, on "tinker" one that a server offers by this name, or
+    the weights that a run there left, by its final/.
 
     base_url: the server; None takes TINKER_BASE_URL, else the hosted service. tokenizer: where the model's tokenizer
     is, if not where its name says: a path, or `ORG/NAME` of the hub. timeout_s: seconds that work at the server may
@@ -289,7 +298,11 @@ def open_model(
         raise ConfigError("threads belongs to backend=embedded: a server has its own")
     from tinsmith.adapters.tinker.service import Service
 
-    service = Service(base_url, timeout=timeout_s)
+    service, weights = Service(base_url, timeout=timeout_s), None
+    if (file := Path(name) / KEPT).is_file():
+        name, weights, address = _kept(file)
+        if address != service.url:  # and not gone to by itself: the key would go to whatever address a file names
+            raise ConfigError(f"{file}: its weights are at {address}, not at {service.url}; give base_url={address}")
     served = service.served(name)
     try:
         found, stored = load_tokenizer(tokenizer or hub_name(name))
@@ -302,11 +315,25 @@ def open_model(
         found, stored = load_tokenizer(where)
     chosen = renderer or stored or rendering.recommended(name, found)
     rendering.get(chosen, found)
-    return ServedModel(name=name, tokenizer=found, renderer_name=chosen, service=service, served=served)
+    return ServedModel(
+        name=name, tokenizer=found, renderer_name=chosen, service=service, served=served, weights=weights
+    )
+
+
+def _kept(file: Path) -> tuple[str, str, str]:
+    """(model, path of its trained weights, address of the server) of what a run at a server left in final/."""
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))
+        return str(there["base_model"]), str(there["model_path"]), str(there["base_url"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{file}: not what a run leaves at its end ({error!r})") from error
 
 
 def hub_name(name: str) -> str:
-    """Where the hub has the tokenizer of a served model: names may have a variant behind a slash or colon."""
+    """Where the hub has the tokenizer of a served model: names may have a variant behind a slash or colon. Of what a
+    run left in final/, that of the model it began with."""
+    if (file := Path(name) / KEPT).is_file():
+        name = _kept(file)[0]
     name = name.partition(":")[0] if "://" not in name else name
     if re.fullmatch(r"[\w.-]+/[\w.-]+/[\w.-]+", name) and not Path(name).exists():
         name = name.rpartition("/")[0]

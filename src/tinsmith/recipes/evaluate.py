@@ -157,7 +157,7 @@ def _format(config: Config) -> tuple[Tokenizer, Renderer]:
     """Of the model, without its weights."""
     name = bootstrap.hub_name(config.model) if config.backend == "tinker" else config.model
     tokenizer, stored = bootstrap.load_tokenizer(config.tokenizer or name)
-    chosen = config.renderer or stored or rendering.recommended(config.model, tokenizer)
+    chosen = config.renderer or stored or rendering.recommended(name, tokenizer)
     return tokenizer, rendering.get(chosen, tokenizer)
 
 

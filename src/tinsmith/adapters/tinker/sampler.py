@@ -175,11 +175,12 @@ class TinkerSampler:
         return completion
 
 
-def base_sampler(service: Service, model: str, **settings: Any) -> TinkerSampler:
-    """A sampler of a model that was never trained."""
+def kept_sampler(service: Service, model: str, weights: str | None = None, **settings: Any) -> TinkerSampler:
+    """A sampler of weights that the server keeps at a tinker:// path; None: of the model, never trained."""
     service.acquire()  # so that the session is there, whatever becomes of this
     try:
-        future = service.session().create_sampling_client(base_model=model).future()
+        what = {"base_model": model} if weights is None else {"model_path": weights}
+        future = service.session().create_sampling_client(**what).future()
         client = future.result(service.timeout)
         return TinkerSampler(service, client, policy_version=-1, **settings)
     except Exception as error:
