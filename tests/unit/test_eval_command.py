@@ -149,9 +149,19 @@ def test_the_test_sets_are_read_from_files(shared: Path, capsys: pytest.CaptureF
         options = ["size=3", "max_tokens=8", "fewshot=false", f"log_path={name}"]
         assert cli.main(["eval", name, f"data={shared}/data/{file}", *options]) == 0
         found = results(name)
-        assert (found["done"], [row["problem"].split("/")[1] for row in found["outcomes"]]) == (3, ["0", "1", "2"])
+        assert (found["benchmark"], found["done"], found["problems"]) == (name, 3, 3)
+        assert [row["problem"] for row in found["outcomes"]] == [f"{name}/{i}" for i in range(3)]
         assert cli.main(["eval", name, f"regrade={name}"]) == 0
         assert results(f"{name}-native")["outcomes"] == found["outcomes"]
+
+
+def test_aime_has_whole_numbers_for_answers() -> None:
+    with open("aime.jsonl", "w", encoding="utf-8") as file:
+        file.write(json.dumps({"problem_idx": 1, "problem": "Find $1+1$.", "answer": 2}) + "\n")
+    words = ["data=aime.jsonl", "n=5", "max_tokens=8", "fewshot=false", "log_path=e"]
+    assert cli.main(["eval", "aime2025", *words]) == 0
+    assert set(results("e")["pass_at_k"]) == {"1", "5"}
+    assert results("e")["outcomes"][0]["problem"] == "aime2025/0"
 
 
 def test_a_prompt_longer_than_the_context_is_an_attempt_that_a_limit_ended(capsys: pytest.CaptureFixture[str]) -> None:

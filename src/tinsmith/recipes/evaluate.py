@@ -28,13 +28,18 @@ from tinsmith.workflows.evals import EvaluationDirectory, EvaluationSettings, Re
 from tinsmith.workflows.evals.directory import read_config, read_trajectories
 from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits
 
-Benchmark = Literal["arithmetic", "gsm8k", "math500"]
+Benchmark = Literal["arithmetic", "gsm8k", "math500", "aime2025", "aime2026"]
 
-LAYOUTS: Mapping[str, str] = {"gsm8k": "gsm8k", "math500": "math"}
-"""By benchmark, the set of problems (`envs.math.LAYOUTS`) whose test split it is."""
+SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "gsm8k": ("gsm8k", HUB["gsm8k"][1]),
+    "math500": ("math", HUB["math"][1]),
+    "aime2025": ("math", ("hf://MathArena/aime_2025:train",)),
+    "aime2026": ("math", ("hf://MathArena/aime_2026:train",)),
+}
+"""By benchmark, the layout of its rows (`envs.math.LAYOUTS`) and where it is."""
 
 SUMS = 512
-MAX_TOKENS: Mapping[str, int] = {"arithmetic": 8, "gsm8k": 2048, "math500": 2048}
+MAX_TOKENS: Mapping[str, int] = {"arithmetic": 8, "gsm8k": 2048, "math500": 4096, "aime2025": 16384, "aime2026": 16384}
 MAY_CHANGE = (
     *("size", "concurrency", "retries", "timeout_s", "threads", "base_url", "log_path", "if_exists", "compare"),
 )
@@ -62,7 +67,7 @@ class Config:
     size: int | None = option(None, help=f"problems at most; none: all ({SUMS} sums)", min=1)
     n: int = option(1, help="attempts at each problem", min=1)
     max_tokens: int | None = option(
-        None, help="tokens an attempt may sample; none: 8 for sums, else 2048, at most half the context", min=1
+        None, help="tokens an attempt may sample; none: 8 for sums to 16384 for aime, at most half the context", min=1
     )
     temperature: float = option(1.0, help="of sampling; 0 takes the likeliest token", min=0)
     seed: int = option(0, help="fixes the sums that are drawn and every sampled token", min=0, max=2**31 - 1)
@@ -174,15 +179,16 @@ def load_problems(config: Config, renderer: Renderer, grader: Grader) -> Problem
             length=config.size or SUMS,
             fewshot=bool(config.fewshot),
         )
-    layout = LAYOUTS[config.benchmark]
-    problems: list[Problem] = []
+    layout, hub = SETS[config.benchmark]
+    read: list[Problem] = []
     try:
-        for where in config.data or HUB[layout][1]:
-            problems += math.read_problems(layout, bootstrap.open_source(where), first=len(problems))
+        for where in config.data or hub:
+            read += math.read_problems(layout, bootstrap.open_source(where))
     except MissingExtraError as error:
         raise ConfigError(f"{config.benchmark} is read from the hub, and {error}; or give files, data=FILE") from error
+    problems = [evolve(problem, id=f"{config.benchmark}/{i}") for i, problem in enumerate(read)]
     made = math.boxed_problems(layout, problems, renderer, grader, seed=None, fewshot=config.fewshot is not False)
-    return made if config.size is None else made.first(config.size)
+    return evolve(made.first(len(made) if config.size is None else config.size), name=config.benchmark)
 
 
 def _settings(config: Config, max_tokens: int) -> EvaluationSettings:

@@ -96,6 +96,7 @@ def _run(
     failed: dict[int, Mapping[str, int]] = dict(already_failed or {})
     errors = Counter(earlier.errors if earlier is not None else {})
     before = earlier.seconds if earlier is not None else 0.0
+    done = {"right": sum(o.share for o in directory.outcomes.values())}
     plan = RolloutPlan(
         limits=settings.limits,
         group_size=settings.samples,
@@ -124,8 +125,9 @@ def _run(
             directory.add(index, rolled.groups[0], to_rows(rolled.groups, split=SPLIT, decode=decode))
         else:
             failed[index] = dict(rolled.errors)
-        right = sum(o.share for o in directory.outcomes.values()) / max(len(directory.outcomes), 1)
-        progress.update(len(directory.outcomes) + len(failed), len(problems), {"score": right, "failed": len(failed)})
+        done["right"] += directory.outcomes[index].share if index in directory.outcomes else 0.0
+        seen = {"score": done["right"] / max(len(directory.outcomes), 1), "failed": len(failed)}
+        progress.update(len(directory.outcomes) + len(failed), len(problems), seen)
 
     async def work(waiting: deque[int]) -> None:
         while waiting:
