@@ -8,11 +8,16 @@ import threading
 import time
 
 import httpx
+import numpy as np
 import pytest
 from wire_client import Wire
 
 from tinsmith import bootstrap
-from tinsmith.adapters.serve import app
+from tinsmith.adapters.serve import app, hub
+from tinsmith.domain.datums import Batch, Datum
+from tinsmith.domain.errors import ConfigError
+from tinsmith.ports.trainer import LossSpec
+from tinsmith.wire import training as wire_training
 
 PROMPT = {"chunks": [{"type": "encoded_text", "tokens": [1, 40, 60]}]}
 
@@ -141,13 +146,26 @@ def test_a_model_that_cannot_be_made_is_the_clients_mistake(wire, change):
     assert answer["category"] == "user", answer
 
 
-def test_a_rate_that_came_to_nan_is_not_taken_for_the_default(wire):
-    """Clients send NaN as it is, or as null."""
+@pytest.mark.parametrize(
+    ("route", "wrong"),
+    [
+        ("optim_step", {"adam_params": {"learning_rate": None}}),  # what the SDK makes of NaN
+        ("optim_step", {"adam_params": {"learning_rate": "high"}}),
+        ("optim_step", {"adam_params": None}),
+        ("save_weights", {"path": 5}),
+        ("save_weights", {"path": "x", "ttl_seconds": 2**70}),
+        ("save_weights_for_sampler", {"sampling_session_seq_id": "0"}),
+        ("save_weights_external", {}),
+        ("load_weights", {}),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_a_request_takes_its_number_and_no_default(wire, route, wrong):
+    """Refused without taking it, it would leave a gap that all that comes after waits for."""
     model = wire.model(wire.session())
-    for text in (b"NaN", b"null"):
-        body = b'{"model_id": "%s", "seq_id": 1, "adam_params": {"learning_rate": %s}}' % (model.encode(), text)
-        answer = wire.http.post("optim_step", content=body)
-        assert answer.status_code == 400, answer.text
+    answer = wire.json(wire.ok(route, {"model_id": model, "seq_id": 1, **wrong})["request_id"])
+    assert answer["category"] == "user", answer
+    assert wire.json(wire.ok("save_weights", {"model_id": model, "seq_id": 2, "path": "y"})["request_id"])["path"]
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(served, wire, monkeypatch):
@@ -232,3 +250,52 @@ def test_a_sample_cancelled_before_it_began_is_counted_out_and_answered(tmp_path
     assert outcome is not None
     assert b"cancelled" in outcome.body
     assert left == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": "secret"}, "begins with tml-"),
+        ({"key": ""}, "begins with tml-"),
+        ({"host": "::"}, "needs key="),
+        ({"directory": "taken"}, "no directory can be made there"),
+        ({"directory": "taken/below"}, "no directory can be made there"),
+    ],
+    ids=str,
+)
+def test_what_it_cannot_start_with_is_said_in_a_line(tmp_path, change, message):
+    (tmp_path / "taken").write_text("a file")
+    directory = tmp_path / change.pop("directory", "served")
+    with pytest.raises(ConfigError, match=message):
+        bootstrap.open_server({"tiny": "tiny"}, directory, **change)
+
+
+def test_an_address_of_six_is_named_so_that_it_can_be_asked(tmp_path):
+    try:
+        server = bootstrap.open_server({"tiny": "tiny"}, tmp_path, host="::1", note=lambda _: None)
+    except ConfigError:
+        pytest.skip("this machine has no IPv6")
+    with server.running() as url:
+        assert url.startswith("http://[::1]:")
+        assert httpx.get(f"{url}/api/v1/healthz").status_code == 200
+
+
+def test_a_hundred_models_are_not_in_memory_at_once(tmp_path, monkeypatch):
+    """Nor between two rounds of housekeeping; each is there when it is asked for."""
+    monkeypatch.setattr(hub, "SWEEP_S", 3600.0)
+    server = bootstrap.open_server({"tiny": "tiny"}, tmp_path, note=lambda _: None)
+    most = 0
+    with server.running() as url, Wire(url) as wire:
+        session = wire.session()
+        models = []
+        for number in range(30):
+            models.append(wire.model(session, number, seed=number % 2))
+            most = max(most, len(server._hub.runs))
+        assert most <= hub.MAX_OPEN + 2
+        rows = [wire.logprobs(wire.ok("forward_backward", scoring(model))["request_id"])[0][0] for model in models]
+        assert all(np.array_equal(row, rows[i % 2]) for i, row in enumerate(rows))
+
+
+def scoring(model: str) -> bytes:
+    batch = Batch.of([Datum(tokens=np.array([8, 9, 10]), targets=np.array([9, 10, 11]), weights=np.ones(3))])
+    return wire_training.encode_request(model, 1, batch, LossSpec("cross_entropy"), forward_only=True)

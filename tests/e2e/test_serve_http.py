@@ -324,7 +324,12 @@ def test_the_page_shows_models_and_takes_no_markup_from_clients(tmp_path):
 
 def test_a_line_for_each_request(served, wire):
     wire.session()
+    wire.http.get("nothing%0APOST%20/forged%1b[2J")
+    deadline = time.monotonic() + 10
+    while not any("forged" in line for line in served[1]) and time.monotonic() < deadline:
+        time.sleep(0.02)  # the line comes after the answer
     assert any(line.startswith("POST /api/v1/create_session 200 ") for line in served[1])
+    assert all(line.isprintable() for line in served[1])
 
 
 def test_results_are_kept_within_bounds():

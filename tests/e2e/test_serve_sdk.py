@@ -384,6 +384,17 @@ def test_a_users_mistake_is_said_and_the_model_works_on(service, change, message
     assert client.optim_step(types.AdamParams(learning_rate=1e-2)).result(60).metrics["optim/step"] == 1
 
 
+def test_a_rate_of_nan_is_refused_and_what_is_sent_after_it_done(service):
+    """The SDK sends NaN as null, which is no default; and it does not send the same number again."""
+    client = trained(service)
+    client.forward_backward(datums(batch()), "cross_entropy")
+    wrong = client.optim_step(types.AdamParams(learning_rate=float("nan")))
+    right = client.optim_step(types.AdamParams(learning_rate=1e-2))
+    with pytest.raises(tinker.RequestFailedError, match="learning_rate"):
+        wrong.result(60)
+    assert right.result(60).metrics["optim/step"] == 1
+
+
 def test_an_unknown_model_and_a_missing_checkpoint(service):
     with pytest.raises(tinker.NotFoundError, match="served are tiny"):
         service.create_lora_training_client("Qwen/Qwen3-8B", rank=4).result(60)

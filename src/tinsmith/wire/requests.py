@@ -48,6 +48,21 @@ class CreateModel:
 
 
 @frozen
+class Numbered:
+    """What all requests that move a model have."""
+
+    model_id: str
+    seq_id: int
+
+
+@frozen
+class LoadWhere:
+    """A load into a model, or without one the making of a new model."""
+
+    model_id: str | None = None
+
+
+@frozen
 class AdamParams:
     learning_rate: float = 1e-4
     beta1: float = 0.9

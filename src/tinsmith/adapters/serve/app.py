@@ -126,7 +126,8 @@ class _Guard:
             await self._app(scope, received, sent)
         if self._log is not None:
             milliseconds = (time.perf_counter() - began) * 1000
-            self._log(f"{scope['method']} {scope['path']} {status} {size:,} bytes {milliseconds:.1f} ms")
+            path = scope["path"].encode("unicode_escape").decode()  # no line of a client's making
+            self._log(f"{scope['method']} {path} {status} {size:,} bytes {milliseconds:.1f} ms")
 
 
 def _page(hub: Hub) -> Handler:

@@ -226,6 +226,8 @@ class Hub:
                 keep_sampler=self.sampling.keep,
                 after=self._closing.get(name),
             )
+            if len(self.runs) > MAX_OPEN:
+                self._later(self._trim())
         return run
 
     def submit(self, name: str, seq: int, kind: str, body: bytes) -> str:
@@ -315,6 +317,11 @@ class Hub:
 
     # Housekeeping
 
+    async def _trim(self) -> None:
+        """Hold MAX_OPEN models, and those that have work."""
+        idle = sorted((r for r in self.runs.values() if not r.queued), key=lambda r: r.used)
+        await self._close(idle[: max(len(self.runs) - MAX_OPEN, 0)])
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
@@ -332,10 +339,7 @@ class Hub:
                     del self._seen[session]
                     self._note(f"session {session}: its client is gone")
                     await self._release(session)
-                idle = sorted((r for r in self.runs.values() if not r.queued), key=lambda r: r.used)
-                surplus = len(self.runs) - MAX_OPEN
-                for i, run in enumerate(idle):
-                    if not run.queued and (now - run.used > IDLE_AFTER_S or i < surplus):
-                        await self.unload(run.model.id)
+                await self._close([r for r in self.runs.values() if not r.queued and now - r.used > IDLE_AFTER_S])
+                await self._trim()
             except Exception as error:  # noqa: BLE001 - the next sweep may do better
                 self._note(f"housekeeping: {error}")

@@ -45,9 +45,12 @@ class Server:
             raise ConfigError(
                 f"host={host} is open to others, so it needs key=..., which clients give as their API key"
             )
+        if key is not None and not key.startswith("tml-"):
+            raise ConfigError("key=...: it begins with tml-; clients of the protocol refuse any other")
         self._socket = _listen(host, port)
         self.port = int(self._socket.getsockname()[1])
-        self.url = f"http://{'localhost' if loopback else host}:{self.port}"
+        name = "localhost" if loopback and host != "::1" else f"[{host}]" if ":" in host else host
+        self.url = f"http://{name}:{self.port}"
         self._host = host
         try:
             self._hub = Hub(engines, directory, note)

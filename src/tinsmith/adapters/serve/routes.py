@@ -14,25 +14,25 @@ from tinsmith.wire import requests
 
 
 def wire_routes(hub: Hub) -> Routes:
-    def moving(name: str, kind: type[Any]) -> Handler:
-        def work(_: Request, body: bytes) -> Any:
-            request = requests.parse(kind, body)
-            return {
-                "request_id": hub.submit(request.model_id, request.seq_id, name, body),
-                "model_id": request.model_id,
-            }
+    def move(name: str, body: bytes) -> Any:
+        """What else is wrong with a body is what the request comes to: were it refused here, its number would be
+        missing, and all that its client sends after it would wait for it."""
+        request = requests.parse(requests.Numbered, body)
+        return {
+            "request_id": hub.submit(request.model_id, request.seq_id, name, body),
+            "model_id": request.model_id,
+        }
 
-        return answer(work)
+    def moving(name: str) -> Handler:
+        return answer(lambda _, body: move(name, body))
 
     def load(_: Request, body: bytes) -> Any:
+        if requests.parse(requests.LoadWhere, body).model_id is not None:
+            return move("load_weights", body)
         request = requests.parse(requests.LoadWeights, body)
-        if request.model_id is None:
-            if request.session_id is None:
-                raise HttpError(400, "session_id and model_seq_id, or model_id and seq_id, are needed")
-            return {"request_id": hub.create_from_state(request)}
-        if request.seq_id is None:
-            raise HttpError(400, "seq_id is missing")
-        return {"request_id": hub.submit(request.model_id, request.seq_id, "load_weights", body)}
+        if request.session_id is None:
+            raise HttpError(400, "session_id and model_seq_id, or model_id and seq_id, are needed")
+        return {"request_id": hub.create_from_state(request)}
 
     def sample(request: requests.Sample) -> Any:
         request_id, sequences = hub.sample(request)
@@ -88,10 +88,10 @@ def wire_routes(hub: Hub) -> Routes:
         ("POST", "unload_model", taking(requests.ModelOnly, unload)),
         ("POST", "get_info", taking(requests.ModelOnly, info)),
         ("POST", "forward_backward", answer(lambda _, body: {"request_id": hub.forward_backward(body)})),
-        ("POST", "optim_step", moving("optim_step", requests.OptimStep)),
-        ("POST", "save_weights", moving("save_weights", requests.SaveWeights)),
-        ("POST", "save_weights_for_sampler", moving("save_weights_for_sampler", requests.SaveWeightsForSampler)),
-        ("POST", "save_weights_external", moving("save_weights_external", requests.SaveWeightsExternal)),
+        ("POST", "optim_step", moving("optim_step")),
+        ("POST", "save_weights", moving("save_weights")),
+        ("POST", "save_weights_for_sampler", moving("save_weights_for_sampler")),
+        ("POST", "save_weights_external", moving("save_weights_external")),
         ("POST", "load_weights", answer(load)),
         (
             "POST",

@@ -95,7 +95,10 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"dir={directory}: no directory can be made there: {error.strerror}") from error
         self._lock = threading.Lock()
         try:
             self._db = sqlite3.connect(
