@@ -164,6 +164,14 @@ def test_aime_has_whole_numbers_for_answers() -> None:
     assert results("e")["outcomes"][0]["problem"] == "aime2025/0"
 
 
+def test_questions_with_options() -> None:
+    with open("mmlu.jsonl", "w", encoding="utf-8") as file:
+        file.write(json.dumps({"question": "Prime?", "options": ["4", "5"], "answer": "B"}) + "\n")
+    assert cli.main(["eval", "mmlu_pro", "data=mmlu.jsonl", "max_tokens=8", "log_path=e"]) == 0
+    assert (results("e")["benchmark"], results("e")["outcomes"][0]["problem"]) == ("mmlu_pro", "mmlu_pro/0")
+    assert "A. 4\nB. 5" in rows("e")[0]["turns"][0]["prompt"]
+
+
 def test_a_prompt_longer_than_the_context_is_an_attempt_that_a_limit_ended(capsys: pytest.CaptureFixture[str]) -> None:
     with open("long.jsonl", "w", encoding="utf-8") as file:
         for text in ("short?", "long " * 4000):

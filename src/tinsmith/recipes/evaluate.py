@@ -16,7 +16,7 @@ from tinsmith.config import from_dict, option, to_dict
 from tinsmith.domain.errors import ConfigError, MissingExtraError
 from tinsmith.domain.evaluation import Estimate
 from tinsmith.domain.metrics import number
-from tinsmith.envs import math
+from tinsmith.envs import choice, math
 from tinsmith.envs.problem import Problem, ProblemSet
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.progress import Progress
@@ -28,18 +28,28 @@ from tinsmith.workflows.evals import EvaluationDirectory, EvaluationSettings, Re
 from tinsmith.workflows.evals.directory import read_config, read_trajectories
 from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits
 
-Benchmark = Literal["arithmetic", "gsm8k", "math500", "aime2025", "aime2026"]
+Benchmark = Literal["arithmetic", "gsm8k", "math500", "aime2025", "aime2026", "mmlu_pro", "gpqa"]
 
 SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "gsm8k": ("gsm8k", HUB["gsm8k"][1]),
     "math500": ("math", HUB["math"][1]),
     "aime2025": ("math", ("hf://MathArena/aime_2025:train",)),
     "aime2026": ("math", ("hf://MathArena/aime_2026:train",)),
+    "mmlu_pro": ("mmlu_pro", ("hf://TIGER-Lab/MMLU-Pro:test",)),
+    "gpqa": ("gpqa", ("hf://Idavidrein/gpqa/gpqa_diamond:train",)),
 }
-"""By benchmark, the layout of its rows (`envs.math.LAYOUTS`) and where it is."""
+"""By benchmark, the layout of its rows (`envs.math.LAYOUTS`, `envs.choice.LAYOUTS`) and where it is."""
 
 SUMS = 512
-MAX_TOKENS: Mapping[str, int] = {"arithmetic": 8, "gsm8k": 2048, "math500": 4096, "aime2025": 16384, "aime2026": 16384}
+MAX_TOKENS: Mapping[str, int] = {
+    "arithmetic": 8,
+    "gsm8k": 2048,
+    "math500": 4096,
+    "aime2025": 16384,
+    "aime2026": 16384,
+    "mmlu_pro": 4096,
+    "gpqa": 8192,
+}
 MAY_CHANGE = (
     *("size", "concurrency", "retries", "timeout_s", "threads", "base_url", "log_path", "if_exists", "compare"),
 )
@@ -180,14 +190,20 @@ def load_problems(config: Config, renderer: Renderer, grader: Grader) -> Problem
             fewshot=bool(config.fewshot),
         )
     layout, hub = SETS[config.benchmark]
+    chosen = layout in choice.LAYOUTS
     read: list[Problem] = []
     try:
         for where in config.data or hub:
-            read += math.read_problems(layout, bootstrap.open_source(where))
+            rows = bootstrap.open_source(where)
+            read += choice.read_choices(layout, rows) if chosen else math.read_problems(layout, rows)
     except MissingExtraError as error:
         raise ConfigError(f"{config.benchmark} is read from the hub, and {error}; or give files, data=FILE") from error
     problems = [evolve(problem, id=f"{config.benchmark}/{i}") for i, problem in enumerate(read)]
-    made = math.boxed_problems(layout, problems, renderer, grader, seed=None, fewshot=config.fewshot is not False)
+    fewshot = config.fewshot is not False
+    if chosen:
+        made = choice.choice_problems(layout, problems, renderer, grader, fewshot=fewshot)
+    else:
+        made = math.boxed_problems(layout, problems, renderer, grader, seed=None, fewshot=fewshot)
     return evolve(made.first(len(made) if config.size is None else config.size), name=config.benchmark)
 
 
