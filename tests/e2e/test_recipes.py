@@ -185,6 +185,19 @@ def test_a_judge_learns_to_tell_answers_apart_in_both_orders() -> None:
     assert lines[-1]["final/test/nll"] < 0.5 * lines[0]["test/nll"]
 
 
+def test_the_third_stage_goes_on_from_the_first_ones_weights_and_against_them(chats: str) -> None:
+    """The reference of its KL penalty is the fine-tuned model, also after a resume."""
+    words = [*small("rlhf", chats), "lr_schedule=constant", "kl_penalty_coef=0.1", "export=none", "eval_every=1"]
+    assert main([*words, "log_path=calm"]) == 0
+    assert main([*words, "max_steps=1", "log_path=stopped"]) == 0
+    assert main([*words, "log_path=stopped"]) == 0
+    calm, stopped = metrics("calm/rl"), metrics("stopped/rl")
+    assert abs(calm[0]["kl_policy_base"]) < 1e-3
+    for one, other in zip(calm[1:], stopped[1:], strict=True):
+        for name in ("kl_policy_base", "optim/grad_norm", "env/all/ac_tokens_per_turn", "test/env/all/reward/total"):
+            assert one[name] == other[name], name
+
+
 def test_real_preferences(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = [shared / "data" / name for name in ("hh_rlhf/harmless_base_test.jsonl.gz", "chat/dpo_en_demo.json")]
     words = [
