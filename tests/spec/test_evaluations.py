@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
 
 import pytest
+from attrs import frozen
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinsmith import bootstrap, rendering
-from tinsmith.domain.episodes import StopReason
+from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import ConfigError, DataError, JournalError, RunLockedError
+from tinsmith.domain.tokens import ints
 from tinsmith.envs import math
+from tinsmith.envs.base import Action, Observation, ProblemSource, Step
 from tinsmith.envs.problem import Problem, ProblemSet
 from tinsmith.ports.files import FileSystem, read
 from tinsmith.ports.progress import Silent
@@ -79,7 +82,7 @@ class Policy:
 
 def plan(samples: int = 2, retries: int = 0, concurrency: int = 3, **limits: object) -> EvaluationSettings:
     return EvaluationSettings(
-        limits=RolloutLimits(**{"max_tokens": 16, **limits}),  # type: ignore[arg-type]
+        limits=RolloutLimits(**{"max_tokens": 16, **limits}),
         samples=samples,
         concurrency=concurrency,
         failures=FailurePolicy(retries=retries, backoff_s=0.0),
@@ -88,11 +91,14 @@ def plan(samples: int = 2, retries: int = 0, concurrency: int = 3, **limits: obj
 
 def opened(files: FileSystem, config: dict[str, object] | None = None, **options: object) -> EvaluationDirectory:
     arguments = {"fingerprint": "f", "may_change": ("concurrency",), **options}
-    return EvaluationDirectory.open(WHERE, config=config or {"n": 2}, files=files, **arguments)  # type: ignore[arg-type]
+    return EvaluationDirectory.open(WHERE, config=config or {"n": 2}, files=files, **arguments)
 
 
 def run(
-    files: FileSystem, sampler: Sampler, settings: EvaluationSettings | None = None, problems: ProblemSet | None = None
+    files: FileSystem,
+    sampler: Sampler,
+    settings: EvaluationSettings | None = None,
+    problems: ProblemSource | None = None,
 ) -> Results:
     with opened(files) as directory:
         return evaluate(sampler, problems or problem_set(), settings or plan(), directory, Silent(), TOKENIZER.decode)
@@ -191,7 +197,7 @@ def test_limits_are_told_apart() -> None:
     assert found.score.value == 0
 
 
-def graded_again(files: FileSystem, problems: ProblemSet, settings: EvaluationSettings) -> Results:
+def graded_again(files: FileSystem, problems: ProblemSource, settings: EvaluationSettings) -> Results:
     groups = dict(read_trajectories(WHERE, files))
     with EvaluationDirectory.open(Path("/runs/again"), config={}, fingerprint="f", files=files) as directory:
         return regrade(groups, problems, settings, directory, Silent(), TOKENIZER.decode)
@@ -202,6 +208,70 @@ def test_graded_again_by_the_same_rule_it_is_the_same(right: list[list[bool]]) -
     files = MemoryDisk().mount()
     first = run(files, Policy(lambda i, j: right[i][j]).sampler)
     assert told(graded_again(files, problem_set(), plan())) == told(first)
+
+
+class Walk:
+    """`turns` turns; each shows all tokens so far and one more. An odd first token in the last earns 1."""
+
+    def __init__(self, turns: int) -> None:
+        self.turns, self.tokens = turns, ints([5, 6])
+
+    async def reset(self) -> Observation:
+        return Observation(self.tokens)
+
+    async def step(self, action: Action) -> Step:
+        self.turns -= 1
+        self.tokens = ints([*self.tokens, *action.tokens, 7])
+        if not self.turns:
+            return Step(reward=float(action.tokens[0] % 2), stop_reason=StopReason.COMPLETED)
+        return Step(reward=0.125, observation=Observation(self.tokens, stop_ids=(8, 9)))
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+@frozen
+class Walks:
+    problem: str
+    tags: tuple[str, ...] = ()
+    coupled: bool = False
+
+    def make(self, n: int) -> list[Walk]:
+        return [Walk(1 + int(self.problem)) for _ in range(n)]
+
+    async def grade(self, episodes: Sequence[Episode]) -> list[float]:
+        return [0.0 for _ in episodes]
+
+
+class WalkSet:
+    name, fingerprint = "walks", "f"
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Walks:
+        return Walks(str(index))
+
+
+@given(
+    st.none() | st.integers(1, 4),
+    st.none() | st.integers(1, 12),
+    st.none() | st.integers(3, 16),
+    st.sampled_from([12, 64]),
+)
+@settings(max_examples=30)
+def test_episodes_of_many_turns_are_a_task_and_are_graded_again_to_the_same(
+    turns: int | None, sampled: int | None, trajectory: int | None, context: int
+) -> None:
+    files = MemoryDisk().mount()
+    settings = plan(3, max_tokens=3, max_turns=turns, max_sampled_tokens=sampled, max_trajectory_tokens=trajectory)
+    trainer = FakeTrainer(TOKENIZER, context=context)
+    with trainer.sampler().result() as sampler:
+        first = run(files, sampler, settings, WalkSet())
+    trainer.close()
+    assert first.attempts == 12
+    assert sum(first.stops.values()) == 12
+    assert told(graded_again(files, WalkSet(), settings)) == told(first)
 
 
 def test_graded_again_with_other_answers_the_score_is_another_and_nothing_is_sampled() -> None:
@@ -262,7 +332,7 @@ def outcome(problem: str, *right: bool) -> Outcome:
 
 def results(outcomes: dict[int, Outcome], **other: object) -> Results:
     settings = {"benchmark": "b", "fingerprint": "f", "samples": 1, "problems": 4, **other}
-    return Results(outcomes=outcomes, **settings)  # type: ignore[arg-type]
+    return Results(outcomes=outcomes, **settings)
 
 
 def test_two_evaluations_are_compared_where_both_came_off() -> None:
