@@ -13,7 +13,7 @@ import pytest
 from wire_client import Wire
 
 from tinsmith import bootstrap
-from tinsmith.adapters.serve import app, hub
+from tinsmith.adapters.serve import app, hub, training
 from tinsmith.domain.datums import Batch, Datum
 from tinsmith.domain.errors import ConfigError
 from tinsmith.ports.trainer import LossSpec
@@ -296,6 +296,29 @@ def test_a_hundred_models_are_not_in_memory_at_once(tmp_path, monkeypatch):
         assert all(np.array_equal(row, rows[i % 2]) for i, row in enumerate(rows))
 
 
-def scoring(model: str) -> bytes:
+def test_others_are_heard_between_large_requests_that_begin_at_once(tmp_path, monkeypatch):
+    """Eight may go to the trainer in one go, each read for milliseconds."""
+    monkeypatch.setattr(training, "LARGE", 10)
+    server = bootstrap.open_server({"tiny": "tiny"}, tmp_path, note=lambda _: None)
+    turns: list[int] = []
+    with server.running() as url, Wire(url) as wire:
+        model = wire.model(wire.session())
+        run = server._hub.runs[model]
+        drain = run._drain
+
+        def counted() -> None:
+            before = len(run._running)
+            drain()
+            turns.append(len(run._running) - before)
+
+        monkeypatch.setattr(run, "_drain", counted)
+        for seq in range(8, 0, -1):
+            last = wire.ok("forward_backward", scoring(model, seq))["request_id"]
+        for seq in range(1, 9):
+            wire.logprobs(f"{last.rsplit(':', 1)[0]}:{seq}")
+    assert max(turns) == 1
+
+
+def scoring(model: str, seq: int = 1) -> bytes:
     batch = Batch.of([Datum(tokens=np.array([8, 9, 10]), targets=np.array([9, 10, 11]), weights=np.ones(3))])
-    return wire_training.encode_request(model, 1, batch, LossSpec("cross_entropy"), forward_only=True)
+    return wire_training.encode_request(model, seq, batch, LossSpec("cross_entropy"), forward_only=True)

@@ -222,7 +222,10 @@ def test_a_directory_that_was_moved_is_the_same_server(tmp_path):
     with opened(tmp_path / "there").running() as url, Wire(url) as wire:
         assert states(tmp_path / "there") == before
         body = {"session_id": session, "model_seq_id": 1, "path": path, "optimizer": True}
-        assert wire.json(wire.ok("load_weights", body)["request_id"])["model_id"] == f"{session}:train:1"
+        asked = wire.ok("load_weights", body)["request_id"]
+        assert wire.json(asked)["model_id"] == f"{session}:train:1"
+    with opened(tmp_path / "there").running() as url, Wire(url) as wire:
+        assert wire.json(asked) == {"model_id": f"{session}:train:1", "type": "load_weights"}
 
 
 @pytest.mark.parametrize("damage", [b"not a database at all", b""])

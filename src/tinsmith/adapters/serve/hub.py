@@ -290,7 +290,8 @@ class Hub:
         model = self.store.model(owner)
         if model is not None and self.store.session(model.session)[1] is None:
             if number == "create":
-                self._make(self._known(owner), ok({"model_id": owner, "type": "create_model"}))
+                kind = "create_model" if model.origin is None else "load_weights"
+                self._make(model, ok({"model_id": owner, "type": kind}))
                 return
             if number.isdecimal() and self.run(owner).resume(int(number)):
                 return

@@ -23,6 +23,8 @@ MAX_WAITING = 256
 MAX_WAITING_BYTES = 256 * 2**20
 IN_FLIGHT = 8
 """Requests that the trainer has at once: enough that the next is always queued behind the one that runs."""
+LARGE = 2**20
+"""Bytes of a request that take milliseconds to read; other clients are heard between two of them."""
 SNAPSHOT_EVERY_S = 2.0
 """Work since the last snapshot, in seconds: what a restart has to do again at most, beside one step."""
 MAX_GAP_S = 600.0
@@ -202,6 +204,9 @@ class TrainingRun:
             task = self._loop.create_task(self._watch(seq, submitted))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            if len(body) > LARGE:
+                self._loop.call_soon(self._drain)
+                break
         if not self._waiting or self._next in self._waiting:
             self._gap = None
         elif self._gap is None or self._gap[0] != self._next:
