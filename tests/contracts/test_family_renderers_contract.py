@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import evolve
@@ -94,6 +95,12 @@ class TestDeepSeekR1(Format):
 
     def as_written(self, message: Message) -> Message:
         return said(message.text.lstrip("\n"), (message.thinking or "").strip("\n"), message.tool_calls)
+
+    def as_written_after(self, before: Sequence[Message], message: Message) -> Message:
+        """After a tool's result the prompt opens no thinking, so line ends are words."""
+        if before and before[-1].role == "tool" and not message.thinking:
+            return said(message.text, "", message.tool_calls)
+        return self.as_written(message)
 
 
 class TestDeepSeekV30324(Format):

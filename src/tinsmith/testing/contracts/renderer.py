@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
@@ -48,6 +48,10 @@ class RendererContract:
     def as_written(self, message: Message) -> Message:
         """The answer that `parse` gives for this one: itself, but for what the format trims."""
         return message
+
+    def as_written_after(self, before: Sequence[Message], message: Message) -> Message:
+        """The same, where it depends on the messages before."""
+        return self.as_written(message)
 
     def conversations(self, renderer: Renderer) -> st.SearchStrategy[Conversation]:
         """Conversations that the format can hold and train, each with a question."""
@@ -115,7 +119,7 @@ class RendererContract:
                 parsed = renderer.parse(ids[where], prompt=prompt, tools=conversation.tools)
                 assert parsed.termination is Termination.STOP
                 assert not parsed.failures
-                assert parsed.message == self.as_written(messages[i])
+                assert parsed.message == self.as_written_after(messages[:i], messages[i])
                 trained.append(i)
         assert sorted(trained) == [i for i, m in enumerate(messages) if m.role == "assistant"]
 
