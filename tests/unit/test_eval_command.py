@@ -164,6 +164,26 @@ def test_aime_has_whole_numbers_for_answers() -> None:
     assert results("e")["outcomes"][0]["problem"] == "aime2025/0"
 
 
+def test_a_file_that_changed_since_is_neither_gone_on_with_nor_graded_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def write(answer: int) -> None:
+        row = {"question": "What is 1 + 1?", "answer": f"#### {answer}"}
+        Path("p.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+
+    words = ["eval", "gsm8k", "data=p.jsonl", "max_tokens=4", "fewshot=false"]
+    write(2)
+    assert cli.main([*words, "log_path=e"]) == 0
+    write(3)
+    assert cli.main([*words, "log_path=e"]) == 2
+    assert "other problems" in capsys.readouterr().err
+    assert cli.main([*words, "log_path=f", "compare=e"]) == 2
+    assert "compare=e is an evaluation of other problems (gsm8k)" in capsys.readouterr().err
+    assert not Path("f").exists()
+    assert cli.main(["eval", "gsm8k", "regrade=e"]) == 2
+    assert "the problems have changed since e" in capsys.readouterr().err
+
+
 def test_questions_with_options() -> None:
     with open("mmlu.jsonl", "w", encoding="utf-8") as file:
         file.write(json.dumps({"question": "Prime?", "options": ["4", "5"], "answer": "B"}) + "\n")

@@ -219,6 +219,10 @@ def _settings(config: Config, max_tokens: int) -> EvaluationSettings:
 
 
 def _directory(config: Config, problems: ProblemSet, progress: Progress) -> EvaluationDirectory:
+    if config.compare is not None:
+        other = evals.read_results(config.compare, bootstrap.local_files())
+        if (other.benchmark, other.fingerprint) != (problems.name, problems.fingerprint):
+            raise ConfigError(f"compare={config.compare} is an evaluation of other problems ({other.benchmark})")
     if config.log_path is not None:
         path = config.log_path
     elif config.regrade is not None:

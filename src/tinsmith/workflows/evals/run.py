@@ -73,7 +73,8 @@ def regrade(
     """The environments judge saved attempts anew, all of them; nothing is sampled.
 
     saved: by index of the problem. failed: the problems of which nothing was saved. directory: not the one that they
-    were saved in. Raises DataError where a problem asks for something else than it did.
+    were saved in. Raises DataError where a problem asks for something else than it did, and for an attempt that ended
+    at `rollout_timeout`: no limit cuts it at the same place again.
     """
     directory.clear()
     todo = [i for i in saved if i < len(problems)]
