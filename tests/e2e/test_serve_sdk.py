@@ -200,6 +200,59 @@ def test_everything_a_sample_can_be_asked_for(service):
         assert top == sorted(top, key=lambda pair: -pair[1])
 
 
+def test_logprobs_of_named_tokens_at_places_of_the_prompt(service):
+    """Dense and sparse, read off what the likeliest tokens say; a cell of -1 asks for nothing."""
+    client = service.create_sampling_client(base_model="tiny").result(60)
+    prompt, once = types.ModelInput.from_ints(PROMPT), types.SamplingParams(max_tokens=1)
+    ids = np.array([[PROMPT[1], 7], [PROMPT[2], -1], [-1, 300]])
+    dense = types.TensorData(data=ids.ravel(), dtype="int64", shape=[3, 2])
+    got = client.sample(prompt, 1, once, include_prompt_logprobs=True, target_prompt_logprobs=dense).result(60)
+    scores = np.array(got.target_prompt_logprobs.tolist(), np.float32).reshape(3, 2)
+    assert scores[:2, 0].tobytes() == np.array(got.prompt_logprobs[1:3], np.float32).tobytes()
+    assert scores[1, 1] == scores[2, 0] == 0.0
+    assert got.topk_prompt_logprobs is None
+    every = client.sample(prompt, 1, once, topk_prompt_logprobs=512).result(60).topk_prompt_logprobs
+    assert scores[0, 1] == np.float32(dict(every[1])[7])
+    assert scores[2, 1] == np.float32(dict(every[3])[300])
+    sparse = types.TensorData(
+        data=np.array([7, 300]),
+        dtype="int64",
+        shape=[3, 2],
+        sparse_crow_indices=[0, 1, 1, 2],
+        sparse_col_indices=[1, 1],
+    )
+    result = client.sample(prompt, 1, once, topk_prompt_logprobs=2, target_prompt_logprobs=sparse).result(60)
+    cells = result.target_prompt_logprobs
+    assert np.array(cells.data, np.float32).tobytes() == np.array([scores[0, 1], scores[2, 1]]).tobytes()
+    assert (cells.sparse_crow_indices, cells.sparse_col_indices) == ([0, 1, 1, 2], [1, 1])
+    assert [t is None or len(t) for t in result.topk_prompt_logprobs] == [True, 2, 2, 2]
+    wrong = types.TensorData(data=np.array([7, 8]), dtype="int64", shape=[2, 1])
+    with pytest.raises(tinker.BadRequestError, match="not \\[3, K\\]"):
+        client.sample(prompt, 1, once, target_prompt_logprobs=wrong).result(60)
+
+
+def test_alternatives_to_a_prompts_tokens_are_drawn_from_the_model(service):
+    client = service.create_sampling_client(base_model="tiny").result(60)
+    prompt = types.ModelInput.from_ints(PROMPT)
+
+    def drawn(k: int, **settings):
+        params = types.SamplingParams(max_tokens=1, **settings)
+        found = client.sample(prompt, 1, params, prompt_alt_tokens_k=k).result(60).prompt_alt_tokens
+        return tuple(np.array(t.tolist()).reshape(3, k) for t in (found.tokens, found.logprobs))
+
+    every = client.sample(prompt, 1, types.SamplingParams(max_tokens=1), topk_prompt_logprobs=512).result(60)
+    tables = [dict(t) for t in every.topk_prompt_logprobs[1:]]
+    tokens, logprobs = drawn(400, seed=1)
+    assert tokens.tobytes() == drawn(400, seed=1)[0].tobytes() != drawn(400, seed=2)[0].tobytes()
+    for row, table in enumerate(tables):
+        for token, logprob in zip(tokens[row].tolist(), logprobs[row], strict=True):
+            assert np.float32(table[token]) == np.float32(logprob)
+        best, top = max(table.items(), key=lambda pair: pair[1])
+        share, sigma = np.exp(top), np.sqrt(np.exp(top) * (1 - np.exp(top)) / 400)
+        assert abs(np.mean(tokens[row] == best) - share) < 5 * sigma + 1e-9
+        assert set(drawn(3, temperature=0.0)[0][row]) == {best}
+
+
 def test_stops_by_string_by_id_and_by_the_models_own(service):
     client = service.create_sampling_client(base_model="tiny").result(60)
     prompt = types.ModelInput.from_ints(PROMPT)

@@ -198,7 +198,7 @@ def test_no_json_does_more_than_be_refused(kind, data):
         request = requests.parse(kind, body)
         assert isinstance(request, kind)
         if isinstance(request, requests.Sample):
-            sampling.decode_request(request, seed=1, stop_ids=(2,), context=100)
+            sampling.decode_request(request, seed=1, stop_ids=(2,), context=100, vocab_size=500)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tinsmith.domain.errors import CapabilityError, ConfigError, ShapeError
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.sampler import FinishReason, SampleResult, SamplingParams
 from tinsmith.wire.messages import types
+from tinsmith.wire.prompt_scores import Targets, check_size, decode_targets, encode_draws, encode_targets
 from tinsmith.wire.requests import Sample
 
 DEFAULT_MAX_TOKENS = 256
@@ -31,17 +32,23 @@ class SampleRequest:
     n: int
     last_n: int | None
     """Score this many tokens of the prompt alone; None scores all."""
+    top_prompt: int = 0
+    """Likeliest tokens to report at each position of the prompt; `params` ask for all where more is read off them."""
+    targets: Targets | None = None
+    draws: int = 0
+    """Tokens to draw at each position of the prompt."""
+    scores: bool = True
+    """The logprobs of the prompt are wanted themselves."""
 
 
-def decode_request(request: Sample, *, seed: int, stop_ids: Sequence[int], context: int) -> SampleRequest:
+def decode_request(
+    request: Sample, *, seed: int, stop_ids: Sequence[int], context: int, vocab_size: int
+) -> SampleRequest:
     """`seed` is used where the request has none, `stop_ids` (the model's own) where it says nothing of stopping.
     Without max_tokens, sampling goes on to DEFAULT_MAX_TOKENS or the end of the context."""
     for i, chunk in enumerate(request.prompt.chunks):
         if chunk.type != "encoded_text":
             raise CapabilityError(f"prompt.chunks[{i}]: {chunk.type!r}; this server takes text alone")
-    for name in ("target_prompt_logprobs", "prompt_alt_tokens_k"):
-        if getattr(request, name):
-            raise CapabilityError(f"{name} is not supported by this server")
     flat = [token for chunk in request.prompt.chunks for token in chunk.tokens]
     if not flat:
         raise ShapeError("prompt: at least one token")
@@ -69,6 +76,14 @@ def decode_request(request: Sample, *, seed: int, stop_ids: Sequence[int], conte
     if "" in strings:
         raise ConfigError("stop: an empty string would end every completion")
     room = max(context - len(flat), 1)
+    targets, draws, top = None, request.prompt_alt_tokens_k, request.topk_prompt_logprobs
+    if request.target_prompt_logprobs is not None:
+        targets = decode_targets(request.target_prompt_logprobs, len(flat), vocab_size)
+    if not 0 <= draws <= MAX_TOP:
+        raise ConfigError(f"prompt_alt_tokens_k={draws}: from 0 to {MAX_TOP}")
+    if targets is not None or draws:
+        check_size(len(flat), vocab_size)
+        top = vocab_size
     if request.num_samples < 1:
         raise ConfigError(f"num_samples={request.num_samples}: at least 1")
     max_tokens = min(DEFAULT_MAX_TOKENS if settings.max_tokens is None else settings.max_tokens, room)
@@ -86,14 +101,24 @@ def decode_request(request: Sample, *, seed: int, stop_ids: Sequence[int], conte
         stop=strings,
         seed=seed if settings.seed is None else settings.seed % 2**63,
         top_logprobs=request.topk_sample_logprobs,
-        prompt_logprobs=bool(request.prompt_logprobs),
-        top_prompt_logprobs=request.topk_prompt_logprobs,
+        prompt_logprobs=bool(request.prompt_logprobs) or top > 0,
+        top_prompt_logprobs=top,
     )
-    return SampleRequest(ints(flat), params, request.num_samples, last_n)
+    return SampleRequest(
+        ints(flat),
+        params,
+        request.num_samples,
+        last_n,
+        top_prompt=request.topk_prompt_logprobs,
+        targets=targets,
+        draws=draws,
+        scores=bool(request.prompt_logprobs),
+    )
 
 
-def encode_result(result: SampleResult, last_n: int | None = None) -> bytes:
+def encode_result(result: SampleResult, request: SampleRequest | None = None) -> bytes:
     message = types().SampleResponse()
+    last_n = None if request is None else request.last_n
     for completion in result.completions:
         sequence = message.sequences.add(
             stop_reason=0 if completion.finish is FinishReason.STOP else 1,
@@ -102,14 +127,23 @@ def encode_result(result: SampleResult, last_n: int | None = None) -> bytes:
         )
         if completion.top_ids is not None:
             _topk(sequence.topk_sampled_logprobs, completion.top_ids, completion.top_logprobs)
-    if result.prompt_logprobs is not None:
+    if result.prompt_logprobs is not None and (request is None or request.scores):
         scores = result.prompt_logprobs.astype("<f4")
         if last_n is not None:
             scores[:-last_n] = np.nan
         message.prompt_logprobs = scores.tobytes()
-    if result.prompt_top_ids is not None:
-        assert result.prompt_top_logprobs is not None
-        top_ids, top_logprobs = result.prompt_top_ids.copy(), result.prompt_top_logprobs.copy()
+    if result.prompt_top_ids is not None and result.prompt_top_logprobs is not None:
+        every = (result.prompt_top_ids, result.prompt_top_logprobs)
+        if request is not None and request.targets is not None:
+            encode_targets(message.target_prompt_logprobs, request.targets, *every)
+        if request is not None and request.draws:
+            encode_draws(
+                message.prompt_alt_tokens, request.draws, request.params.temperature, request.params.seed, *every
+            )
+        k = result.prompt_top_ids.shape[1] if request is None else request.top_prompt
+        if not k:
+            return bytes(message.SerializeToString())
+        top_ids, top_logprobs = result.prompt_top_ids[:, :k].copy(), result.prompt_top_logprobs[:, :k].copy()
         nothing = slice(0, 1 if last_n is None else -last_n)
         top_ids[nothing], top_logprobs[nothing] = 0, MASKED
         _topk(message.topk_prompt_logprobs, top_ids, top_logprobs)

@@ -195,7 +195,11 @@ class Sampling:
             return request_id, sequences
         engine = self._engine(session.base_model)
         decoded = sampling.decode_request(
-            request, seed=secrets.randbits(62), stop_ids=engine.stop_ids, context=engine.context
+            request,
+            seed=secrets.randbits(62),
+            stop_ids=engine.stop_ids,
+            context=engine.context,
+            vocab_size=engine.vocab_size,
         )
         if self.sequences + decoded.n > MAX_SEQUENCES:
             raise BusyError(f"{self.sequences} completions are asked for already")
@@ -213,11 +217,11 @@ class Sampling:
         try:
             key, sampler = await self._samplers.acquire(session, lora)
             try:
-                if len(request.prompt) == sampler.context and request.params.prompt_logprobs:
+                if len(request.prompt) == sampler.context and request.scores and not request.params.top_prompt_logprobs:
                     result = _scored(await sampler.score(request.prompt), request.n)
                 else:
                     result = await sampler.sample(request.prompt, request.params, request.n)
-                outcome = Outcome(sampling.encode_result(result, request.last_n), PROTOBUF)
+                outcome = Outcome(sampling.encode_result(result, request), PROTOBUF)
                 self._count(sum(len(c.tokens) for c in result.completions))
             finally:
                 self._samplers.release(key)
