@@ -3,9 +3,9 @@
     python benches/serve.py [--rounds N]
 
 Prints, for a forward_backward of 32 x 128 tokens and a sample of 8 x 32 tokens, the median time of both and the median
-of the differences of neighbours (the cost of the wire), after a check that both gave the same bits; then how busy the
-engine is under 64 concurrent samples: tokens a second through the wire, over those of the engine fed directly with the
-same work. Server and client share the processors, as they do on a laptop.
+of the differences of neighbours (the cost of the wire), after a check that both gave the same bits; then how busy 64
+concurrent samples keep the engine: the share of the time that it spends inside its own steps. Server and client share
+the processors, as they do on a laptop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,12 +36,62 @@ PROMPT = list(range(20, 52))
 CONCURRENT = 64
 
 
+class Timed:
+    """An engine's sampler whose time inside the engine's steps is added up."""
+
+    seconds = 0.0
+
+    def __init__(self, native: Any) -> None:
+        self._native = native
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._native, name)
+
+    def run(self, steps: int) -> Any:
+        began = time.perf_counter()
+        try:
+            return self._native.run(steps)
+        finally:
+            Timed.seconds += time.perf_counter() - began
+
+
+def serve(directory: str) -> None:
+    """`tinsmith serve` with the engine's time at GET /busy, for this program's other half."""
+    from starlette.responses import PlainTextResponse
+
+    from tinsmith.adapters.embedded.sampler import EmbeddedSampler
+
+    made = EmbeddedSampler.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        self._native = Timed(self._native)
+
+    EmbeddedSampler.__init__ = init  # type: ignore[method-assign]
+    server = bootstrap.open_server({"tiny": "tiny"}, Path(directory), note=lambda _: None)
+
+    def with_busy(app: Any) -> Any:
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            told = scope["type"] == "http" and scope["path"] == "/busy"
+            await (PlainTextResponse(str(Timed.seconds)) if told else app)(scope, receive, send)
+
+        return answer
+
+    server.wrap(with_busy)
+    print(server.url, flush=True)
+    server.run()
+
+
+def busy(url: str) -> float:
+    with urllib.request.urlopen(f"{url}/busy", timeout=10) as answer:
+        return float(answer.read())
+
+
 def start(directory: str) -> tuple[subprocess.Popen[str], str]:
-    command = [sys.executable, "-m", "tinsmith", "serve", "port=0", f"dir={directory}"]
+    command = [sys.executable, __file__, "--serve", directory]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    line = process.stdout.readline()
-    return process, next(word for word in line.split() if word.startswith("http://"))
+    return process, process.stdout.readline().strip()
 
 
 def batch() -> Batch:
@@ -62,7 +115,12 @@ def report(what: str, direct: list[float], over: list[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=30)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.serve)
+        return
+    rounds = arguments.rounds
     import warnings
 
     import tinker
@@ -116,23 +174,18 @@ def main() -> None:
                     over.append(ended - middle)
             report("sample 8 x 32", direct, over)
 
-            shares = []
-            for turn in range(max(rounds // 6, 3)):
-                params = [SamplingParams(max_tokens=128, seed=1000 * turn + i) for i in range(CONCURRENT)]
-                began = time.perf_counter()
-                pending = [sampler.sample(np.array(PROMPT), p) for p in params]
-                tokens = sum(len(p.result().completions[0].tokens) for p in pending)
-                middle = time.perf_counter()
-                asked = [types.SamplingParams(max_tokens=128, seed=p.seed, stop=[]) for p in params]
-                waiting = [remote.sample(prompt, 1, p) for p in asked]
-                same = sum(len(w.result().sequences[0].tokens) for w in waiting)
-                ended = time.perf_counter()
-                assert same == tokens
-                shares.append((tokens / (middle - began), tokens / (ended - middle)))
-            a, b = (statistics.median(s) for s in zip(*shares, strict=True))
-            print(
-                f"{CONCURRENT} concurrent samples   engine {a:7,.0f} tokens/s   wire {b:7,.0f} tokens/s   {b / a:.0%}"
-            )
+            busy_before, wall, tokens = busy(url), time.perf_counter(), 0
+            waiting = deque()
+            for turn in range(CONCURRENT * 12):
+                asked = types.SamplingParams(max_tokens=128, seed=turn, stop=[])
+                waiting.append(remote.sample(prompt, 1, asked))
+                if len(waiting) == CONCURRENT:  # as one is answered, the next is asked for
+                    tokens += len(waiting.popleft().result().sequences[0].tokens)
+            tokens += sum(len(w.result().sequences[0].tokens) for w in waiting)
+            wall = time.perf_counter() - wall
+            share = (busy(url) - busy_before) / wall
+            rate = f"{tokens / wall:,.0f} tokens/s"
+            print(f"{CONCURRENT} concurrent samples   {rate}, the engine busy {share:.0%} of {wall:.1f} s")
             sampler.close()
             trainer.close()
             service.close("success").result()
