@@ -31,6 +31,7 @@ class SmallEngine:
         self.token_bytes = token_bytes
         self.name = name
         self.context = model.context
+        self.vocab_size = model.vocab_size
         self._micro_batch_tokens = micro_batch_tokens
 
     def trainer(self, *, lora, seed, state_dir):
