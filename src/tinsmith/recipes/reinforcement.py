@@ -63,6 +63,17 @@ class RLConfig(common.RunConfig):
     log_rollouts: bool = option(True, help="write every rollout to rollouts/")
 
 
+@frozen(kw_only=True)
+class MultiTurnConfig(RLConfig):
+    """Options of recipes whose episodes have several turns."""
+
+    max_tokens: int = option(64, help="tokens that one message may have", min=1)
+    max_turns: int | None = option(5, help="messages of the policy in an episode; none: as many as it likes", min=1)
+    max_trajectory_tokens: int | None = option(
+        None, help="tokens of a whole conversation; none is the model's context", min=2
+    )
+
+
 def validate(config: RLConfig) -> None:
     """What options say together, before anything is loaded."""
     common.validate(config)
@@ -212,6 +223,8 @@ def settings(config: RLConfig) -> RLSettings:
         eval_every=config.eval_every,
         failures=config.failures.value(),
         log_rollouts=config.log_rollouts,
+        max_turns=config.max_turns if isinstance(config, MultiTurnConfig) else None,
+        max_trajectory_tokens=config.max_trajectory_tokens if isinstance(config, MultiTurnConfig) else None,
         timeout_s=config.timeout_s,
         spending=common.spending(config),
     )

@@ -65,6 +65,9 @@ class RLSettings:
     failures: FailurePolicy = field(factory=FailurePolicy)
     """What becomes of episodes that the world failed."""
     log_rollouts: bool = True
+    max_turns: int | None = None
+    """Of an episode, and so on: see `RolloutLimits`."""
+    max_trajectory_tokens: int | None = None
     timeout_s: float = DEADLINE_S
     """Seconds that one piece of submitted work, or one call of an environment, may take: DeadlineError beyond it."""
     spending: Spending = field(factory=Spending)
@@ -262,7 +265,12 @@ class RLLoop:
 
     def _plan(self, split: str, step: int, group_size: int, temperature: float) -> RolloutPlan:
         return RolloutPlan(
-            limits=RolloutLimits(max_tokens=self._settings.max_tokens, turn_timeout=self._settings.timeout_s),
+            limits=RolloutLimits(
+                max_tokens=self._settings.max_tokens,
+                max_turns=self._settings.max_turns,
+                max_trajectory_tokens=self._settings.max_trajectory_tokens,
+                turn_timeout=self._settings.timeout_s,
+            ),
             group_size=group_size,
             failures=self._settings.failures,
             temperature=temperature,
