@@ -1,5 +1,6 @@
 """Each law of the small ports' contracts goes red for a fault that it is about."""
 
+import asyncio
 import contextlib
 import inspect
 import logging
@@ -11,20 +12,24 @@ from faults import laws_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tinsmith.domain.documents import Document
 from tinsmith.domain.errors import TinsmithError
+from tinsmith.ports.search import Hit
 from tinsmith.ports.tokenizer import encode_scripts
-from tinsmith.testing import FakeClock, FakeTokenizer, MemoryBlobStore, MemoryRunLog, MemorySource
+from tinsmith.testing import FakeClock, FakeTokenizer, MemoryBlobStore, MemoryRunLog, MemorySearch, MemorySource
 from tinsmith.testing.contracts import (
     BlobStoreContract,
     ClockContract,
     DatasetSourceContract,
     RunLogContract,
+    SearchContract,
     TokenizerContract,
 )
 from tinsmith.testing.contracts._common import seeds
 from tinsmith.testing.contracts.blob import operations
 from tinsmith.testing.contracts.data import rows
 from tinsmith.testing.contracts.runlog import steps
+from tinsmith.testing.contracts.search import queries
 
 # Blobs
 
@@ -202,6 +207,72 @@ class GivesARunToItsLastPiece(FakeTokenizer):
         return offsets, ids, message, origin, special
 
 
+# Searching
+
+
+class FindsTheWorstFirst(MemorySearch):
+    def _one(self, words, k):
+        return super()._one(words, k)[::-1]
+
+
+class FindsOneMore(MemorySearch):
+    def _one(self, words, k):
+        return super()._one(words, k + 1)
+
+
+class LosesTitles(MemorySearch):
+    def __init__(self, documents):
+        super().__init__([Document(d.id, d.text) for d in documents])
+
+
+class SharesWordsBetweenQueries(MemorySearch):
+    async def search(self, queries, k):
+        return await super().search([" ".join(queries)] * len(queries), k)
+
+
+class MindsCase(MemorySearch):
+    async def search(self, queries, k):
+        return await super().search(["" if query.isupper() else query for query in queries], k)
+
+
+class FindsSomethingForNothing(MemorySearch):
+    def _one(self, words, k):
+        return super()._one(words, k) or [Hit(self.documents[0], 0.0)]
+
+
+class RefusesHalfPairs(MemorySearch):
+    async def search(self, queries, k):
+        if any("\ud800" <= letter <= "\udfff" for query in queries for letter in query):
+            raise TinsmithError("no Unicode text")
+        return await super().search(queries, k)
+
+
+class BelongsToOneLoop(MemorySearch):
+    def __init__(self, documents):
+        super().__init__(documents)
+        self.loop = None
+
+    async def search(self, queries, k):
+        self.loop = self.loop or asyncio.get_running_loop()
+        assert self.loop is asyncio.get_running_loop()
+        return await super().search(queries, k)
+
+
+class HasNoFingerprint(MemorySearch):
+    def __init__(self, documents):
+        super().__init__(documents)
+        self.fingerprint = ""
+
+
+class ClosesOnce(MemorySearch):
+    closed = False
+
+    def close(self):
+        if self.closed:
+            raise TinsmithError("closed twice")
+        self.closed = True
+
+
 CAUGHT_BY = {
     LosesTheLastByte: ["dictionary", "large_blob"],
     StreamsOnlyOneChunk: ["dictionary", "large_blob"],
@@ -231,6 +302,16 @@ CAUGHT_BY = {
     HidesControlTokens: ["fit_together"],
     PutsATokenFirst: ["no_text"],
     GivesARunToItsLastPiece: ["many_scripts"],
+    FindsTheWorstFirst: ["best_first"],
+    FindsOneMore: ["best_first"],
+    LosesTitles: ["by_its_title", "best_first"],
+    SharesWordsBetweenQueries: ["beside_others", "any_text"],
+    MindsCase: ["any_case"],
+    FindsSomethingForNothing: ["any_text"],
+    RefusesHalfPairs: ["any_text"],
+    BelongsToOneLoop: ["after_another"],
+    HasNoFingerprint: ["the_fingerprint"],
+    ClosesOnce: ["closing_twice_is"],
 }
 CONTRACTS = {
     MemoryBlobStore: BlobStoreContract,
@@ -238,7 +319,10 @@ CONTRACTS = {
     MemoryRunLog: RunLogContract,
     FakeClock: ClockContract,
     FakeTokenizer: TokenizerContract,
+    MemorySearch: SearchContract,
 }
+IN_CONTEXT = (MemoryBlobStore, MemorySource, MemorySearch)
+"""Whose suites take a context."""
 
 
 def suite_of(made):
@@ -248,7 +332,7 @@ def suite_of(made):
     class Suite(contract):
         def make(self, *rows):
             thing = made(*rows)
-            return contextlib.nullcontext(thing) if isinstance(thing, (MemoryBlobStore, MemorySource)) else thing
+            return contextlib.nullcontext(thing) if isinstance(thing, IN_CONTEXT) else thing
 
         make_broken = make
 
@@ -267,6 +351,8 @@ EXAMPLES = {
     "data": st.data(),
     "seed": seeds,
     "length": st.integers(0, 12),
+    "asked": queries(),
+    "k": st.integers(1, 8),
 }
 
 

@@ -7,6 +7,7 @@ from tinsmith.testing.fakes import (
     FakeTokenizer,
     MemoryBlobStore,
     MemoryRunLog,
+    MemorySearch,
     MemorySource,
 )
 from tinsmith.testing.scripted import ScriptedSampler
@@ -19,6 +20,7 @@ __all__ = [
     "FakeTrainer",
     "MemoryBlobStore",
     "MemoryRunLog",
+    "MemorySearch",
     "MemorySource",
     "ScriptedSampler",
 ]

@@ -1,4 +1,6 @@
-"""In-memory stand-ins of the small ports: tokenizer, blobs, rows, metrics, time, grader. The backend: `backend.py`."""
+"""In-memory stand-ins of the small ports: tokenizer, blobs, rows, metrics, time, grader, search.
+
+The backend: `backend.py`."""
 
 from __future__ import annotations
 
@@ -11,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from tinsmith.domain.documents import Document, fingerprint
 from tinsmith.domain.errors import CancelledWorkError, DataNotFoundError, ShapeError
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.blob import check_key
 from tinsmith.ports.data import Row
 from tinsmith.ports.grader import Grade
 from tinsmith.ports.pending import Pending
+from tinsmith.ports.search import Hit
 
 _FRACTION = re.compile(r"\s*[-+]?[0-9]{1,40}(/[1-9][0-9]{0,40}|\.[0-9]{1,40})?\s*")
 CHAT_TOKENS = (
@@ -209,3 +213,26 @@ class FakeGrader:
 
     def close(self) -> None:
         self._closed = True
+
+
+class MemorySearch:
+    """A SearchIndex that counts the words that a query and a document share."""
+
+    name = "memory"
+
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self.documents = tuple(documents)
+        self.fingerprint = fingerprint(self.documents)
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [self._one(set(re.findall(r"\w+", query.casefold())), k) for query in queries]
+
+    def _one(self, words: set[str], k: int) -> list[Hit]:
+        hits = [
+            Hit(d, float(len(words & set(re.findall(r"\w+", f"{d.title} {d.text}".casefold())))))
+            for d in self.documents
+        ]
+        return sorted((hit for hit in hits if hit.score), key=lambda hit: -hit.score)[:k]
+
+    def close(self) -> None:
+        """Nothing is held."""

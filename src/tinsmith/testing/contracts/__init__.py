@@ -21,6 +21,7 @@ _SUITES = (
     "renderer",
     "runlog",
     "sampler",
+    "search",
     "tokenizer",
     "trainer",
 )
@@ -34,6 +35,7 @@ from tinsmith.testing.contracts.grader import GraderContract
 from tinsmith.testing.contracts.renderer import RendererContract
 from tinsmith.testing.contracts.runlog import RunLogContract
 from tinsmith.testing.contracts.sampler import SamplerContract
+from tinsmith.testing.contracts.search import SearchContract
 from tinsmith.testing.contracts.tokenizer import TokenizerContract
 from tinsmith.testing.contracts.trainer import TrainerContract
 
@@ -46,6 +48,7 @@ __all__ = [
     "RendererContract",
     "RunLogContract",
     "SamplerContract",
+    "SearchContract",
     "TokenizerContract",
     "TrainerContract",
 ]
