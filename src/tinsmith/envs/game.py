@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.messages import Message, Tool
 from tinsmith.envs.base import Env, EpisodeOver
 from tinsmith.envs.message import MessageStep, ParseErrors, RenderedEnv
+from tinsmith.ports.sampler import Sampler, SamplingParams
 from tinsmith.rendering import Renderer
 
 
@@ -186,3 +188,97 @@ class Against:
 
     def metrics(self, player: int) -> Mapping[str, float]:
         return self._game.metrics(self._seat)
+
+
+@frozen(eq=False, kw_only=True)
+class ModelPlayer:
+    """A model that plays and is not trained, on any backend."""
+
+    sampler: Sampler
+    renderer: Renderer
+    max_tokens: int
+    temperature: float = 1.0
+    seed: int = 0
+
+    async def move(self, history: Sequence[Message]) -> str | None:
+        """What it says next; None where the conversation leaves it no room. The same history gives the same move."""
+        prompt = self.renderer.generation_prompt(history).ids
+        if len(prompt) + self.max_tokens > self.sampler.context:
+            return None
+        drawn = hashlib.blake2b(prompt.tobytes(), digest_size=8, key=str(self.seed).encode()).digest()
+        params = SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            stop_ids=self.renderer.stop.ids,
+            stop=self.renderer.stop.strings,
+            seed=int.from_bytes(drawn, "big") >> 1,
+        )
+        said = (await self.sampler.sample(prompt, params)).completions[0]
+        return self.renderer.parse(said.tokens, prompt=prompt).message.text
+
+
+class AgainstModel:
+    """A `MessageEnv`: the seat of one player of a game whose other players are a model, each with a conversation of its
+    own. The policy's step takes as long as the others' moves, so no wait is without the deadline of a step."""
+
+    tools: Sequence[Tool] = ()
+
+    def __init__(self, game: Game, seat: int, player: ModelPlayer) -> None:
+        self._game, self._seat, self._player = game, seat, player
+        self._histories: dict[int, list[Message]] = {}
+
+    async def reset(self) -> Sequence[Message]:
+        await self._others()
+        if self._game.turn is None:
+            raise EpisodeOver(self._game.reward(self._seat), metrics=self._game.metrics(self._seat))
+        return self._game.observe(self._seat)
+
+    async def step(self, message: Message) -> MessageStep:
+        self._game.act(self._seat, message.text)
+        await self._others()
+        if self._game.turn is not None:
+            return MessageStep(reward=0.0, messages=tuple(self._game.observe(self._seat)))
+        reward, metrics = self._game.reward(self._seat), self._game.metrics(self._seat)
+        return MessageStep(reward=reward, stop_reason=StopReason.COMPLETED, metrics=metrics)
+
+    async def _others(self) -> None:
+        while (turn := self._game.turn) is not None and turn != self._seat:
+            history = self._histories.setdefault(turn, [])
+            history += self._game.observe(turn)
+            text = await self._player.move(history)
+            if text is None:
+                self._game.quit(turn)
+            else:
+                history.append(Message.assistant(text))
+                self._game.act(turn, text)
+
+    async def quit(self) -> None:
+        if self._game.turn is not None:
+            self._game.quit(self._seat)
+
+    async def on_limit(self, reason: StopReason) -> float:
+        await self.quit()
+        return self._game.reward(self._seat)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+@frozen(eq=False, kw_only=True)
+class ModelMatch:
+    """A `GroupBuilder`: G games of one policy player each, against a model."""
+
+    problem: str
+    tags: tuple[str, ...]
+    game: Callable[[], Game]
+    seat: int
+    player: ModelPlayer
+    renderer: Renderer
+    coupled: bool = False
+
+    def make(self, n: int) -> Sequence[Env]:
+        seats = [AgainstModel(self.game(), self.seat, self.player) for _ in range(n)]
+        return [RenderedEnv(env=seat, renderer=self.renderer) for seat in seats]
+
+    async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
+        return [0.0] * len(episodes)

@@ -1,0 +1,179 @@
+"""Twenty questions: answers are what is true, every game ends, and only the secret pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinsmith import rendering
+from tinsmith.domain.episodes import Group, StopReason
+from tinsmith.domain.errors import WorldError
+from tinsmith.envs.game import Against, Game, ModelMatch, ModelPlayer
+from tinsmith.envs.games import TicTacToe
+from tinsmith.envs.questions import ANSWERER, ASKER, THINGS, Menu, TwentyQuestions, exact_answer
+from tinsmith.testing import FakeTokenizer, ScriptedSampler
+from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
+
+TOKENIZER = FakeTokenizer()
+RENDERER = rendering.get("chatml", TOKENIZER)
+menus = st.lists(st.sampled_from(sorted(THINGS)), min_size=2, unique=True).map(lambda names: Menu(tuple(names)))
+
+
+def test_no_two_things_are_told_alike():
+    assert len(set(THINGS.values())) == len(THINGS)
+
+
+@given(menus)
+def test_the_questions_of_a_menu_tell_all_its_things_apart(menu):
+    told = {name: tuple(q in THINGS[name] for q in menu.questions) for name in menu.things}
+    assert len(set(told.values())) == len(menu.things)
+
+
+@given(menus, st.data())
+def test_a_line_is_meant_by_its_number_or_its_word(menu, data):
+    lines = (*menu.questions, *menu.things)
+    place = data.draw(st.integers(0, len(lines) - 1))
+    assert menu.read(f"{place + 1}") == lines[place]
+    assert menu.read(f"Is it {lines[place].upper()}?") == lines[place]
+    for unclear in (f"Is it not {lines[place]}?", " ".join(lines), f"{len(lines) + 1}", "1 2", "0", "", "what is it"):
+        assert menu.read(unclear) is None
+
+
+def asked(menu: Menu, secret: str) -> int:
+    """Turns that a player takes who asks what parts what is left best, and then guesses."""
+    game = TwentyQuestions(secret, turns=20, menu=menu)
+    against = Against(game, ASKER, exact_answer)
+    left = list(menu.things)
+    while against.turn is not None:
+        said = against.observe(0)[0].text
+        if said in ("Yes.", "No."):
+            left = [name for name in left if (question in THINGS[name]) == (said == "Yes.")]  # noqa: F821
+        question = min(menu.questions, key=lambda q: abs(2 * sum(q in THINGS[n] for n in left) - len(left)))
+        against.act(0, left[0] if len(left) == 1 else f"Is it {question}?")
+    assert against.reward(0) == 1.0
+    return int(against.metrics(0)["questions"])
+
+
+@given(menus, st.data())
+def test_a_player_that_asks_well_always_finds_the_secret(menu, data):
+    assert asked(menu, data.draw(st.sampled_from(menu.things))) <= len(menu.questions) + 1
+
+
+@given(menus, st.integers(1, 5), st.lists(st.text() | st.sampled_from(["1", "2", "Guess: apple", "apple"]), max_size=9))
+def test_every_game_ends_and_only_the_secret_pays(menu, turns, texts):
+    secret = menu.things[0]
+    game = Against(TwentyQuestions(secret, turns=turns, menu=menu), ASKER, exact_answer)
+    for text in [*texts, *["nothing"] * turns]:
+        if game.turn is None:
+            break
+        assert secret not in game.observe(0)[0].text.split("\n", 2)[-1]
+        game.act(0, text)
+    assert game.turn is None
+    assert game.metrics(0)["questions"] <= turns
+    assert game.reward(0) == game.metrics(0)["found"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Guess: The Apple!", True),
+        ("guess apple", True),
+        ("Guess: pear", False),
+        ("It is an apple, I guess: no", False),
+    ],
+)
+def test_a_guess_is_compared_without_case_article_and_marks(text, found):
+    game = TwentyQuestions("apple")
+    game.act(ASKER, text)
+    assert (game.turn is None) is found
+    assert game.reward(ASKER) == float(found)
+
+
+@pytest.mark.parametrize(
+    ("said", "passed_on"),
+    [("Yes, it is.", "Yes."), ("no", "No."), ("The word is apple", "I cannot say."), ("", "I cannot say.")],
+)
+def test_of_an_answer_yes_and_no_alone_are_passed_on(said, passed_on):
+    game = TwentyQuestions("apple")
+    game.act(ASKER, "Is it food?")
+    assert game.turn == ANSWERER
+    assert "apple" in game.observe(ANSWERER)[0].text
+    game.act(ANSWERER, said)
+    assert game.observe(ASKER)[0].text == passed_on
+    assert game.metrics(ASKER)["unclear_answers"] == float(passed_on == "I cannot say.")
+
+
+def test_giving_up_ends_the_game():
+    for player, reward in ((ASKER, -1.0), (ANSWERER, 0.0)):
+        game = TwentyQuestions("apple")
+        game.quit(player)
+        assert (game.turn, game.reward(ASKER)) == (None, reward)
+
+
+def matched(game: Game, seat: int, answer, other, *, context: int = 1 << 20, **limits) -> Group:
+    player = ModelPlayer(
+        sampler=ScriptedSampler(TOKENIZER, other, context=context), renderer=RENDERER, max_tokens=30, temperature=0.0
+    )
+    builder = ModelMatch(
+        problem="g", tags=("g",), game=partial(type(game), **vars_of(game)), seat=seat, player=player, renderer=RENDERER
+    )
+    plan = RolloutPlan(limits=RolloutLimits(**{"max_tokens": 30, "turn_timeout": 5.0, **limits}), group_size=1)
+    (group,) = roll_out(ScriptedSampler(TOKENIZER, answer), [builder], plan)
+    return group
+
+
+def vars_of(game: Game) -> dict[str, str]:
+    return {"secret": game.secret} if isinstance(game, TwentyQuestions) else {}
+
+
+def test_a_model_answers_and_remembers_what_it_said():
+    seen: list[str] = []
+    questions = iter(["Is it food?", "Is it red?", "Guess: apple"])
+
+    def other(prompt: str, j: int) -> str:
+        seen.append(prompt)
+        return "yes" if len(seen) == 1 else "It could be red, apple"
+
+    group = matched(TwentyQuestions("apple"), ASKER, lambda prompt, j: next(questions), other)
+    (episode,) = group.episodes
+    assert (episode.reward, episode.stop_reason, len(episode.transitions)) == (1.0, StopReason.COMPLETED, 3)
+    assert "apple" in seen[0]
+    assert "Is it food?" in seen[1]
+    assert "Is it red?" in seen[1]
+    read = TOKENIZER.decode(episode.transitions[-1].observation)
+    assert "Yes." in read
+    assert "could be red" not in read
+    assert episode.transitions[-1].metrics["unclear_answers"] == 1.0
+
+
+@pytest.mark.parametrize("seat", [0, 1])
+def test_a_model_on_the_other_side_of_a_board(seat):
+    def first_free(prompt: str, j: int) -> str:
+        board = prompt.split("\n")[-6:-3]
+        return next(c for row in board for c in row.split() if c.isdigit())
+
+    group = matched(TicTacToe(), seat, first_free, first_free)
+    assert [e.reward for e in group.episodes] == [1.0 if seat == 0 else -1.0]
+
+
+def test_an_opponent_without_room_gives_up_and_one_that_fails_is_the_worlds_error():
+    group = matched(TicTacToe(), 1, lambda prompt, j: "1", lambda prompt, j: "1", context=10)
+    (episode,) = group.episodes
+    assert (episode.reward, episode.transitions) == (1.0, ())
+
+    def broken(prompt: str, j: int) -> str:
+        raise WorldError("the server is gone")
+
+    with pytest.raises(WorldError, match="gone"):
+        matched(TicTacToe(), 1, lambda prompt, j: "1", broken)
+
+
+def test_a_policy_that_is_cut_gives_up():
+    said: Sequence[str] = ["x" * 40]
+    group = matched(TicTacToe(), 0, lambda prompt, j: said[0], lambda prompt, j: "1")
+    (episode,) = group.episodes
+    assert episode.stop_reason is StopReason.MAX_TOKENS
