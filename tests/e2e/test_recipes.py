@@ -44,6 +44,8 @@ def small(recipe: str, chats: str) -> list[str]:
     if recipe == "rlhf":
         stages = ["sft.max_steps=2", "judge.max_steps=2", "sft.batch_size=4", "judge.batch_size=4"]
         return [recipe, *stages, "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=8"]
+    if recipe == "search-tool":
+        return [recipe, "groups_per_batch=2", "max_steps=3", "group_size=2", "max_tokens=16", "test_size=4"]
     games = ["test_games=4", "turns=2", "group_size=2"] if recipe == "multiplayer" else []
     return [recipe, "groups_per_batch=4", "max_steps=3", *games]
 
@@ -68,7 +70,7 @@ def test_a_recipe_checks_runs_and_leaves_a_model_to_start_from(
     names = ("train_mean_nll", "env/all/reward/total", "dpo_loss")
     assert all(any(name in line for name in names) for line in lines)
     trained = load_model(f"{run}/final")
-    assert trained.renderer_name == "chatml"
+    assert trained.renderer_name == ("qwen3" if recipe == "search-tool" else "chatml"), "the format it was trained in"
     assert trained.num_parameters == load_model("tiny").num_parameters
 
 

@@ -24,12 +24,14 @@ from tinsmith.bootstrap.models import (
     open_model,
 )
 from tinsmith.domain.answers import Policy
-from tinsmith.domain.errors import ConfigError, MissingExtraError
+from tinsmith.domain.documents import Document, document_from_row
+from tinsmith.domain.errors import ConfigError, DataError, MissingExtraError
 from tinsmith.ports.clock import Clock
 from tinsmith.ports.data import DatasetSource, Row
 from tinsmith.ports.files import FileSystem
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.runlog import RunLog
+from tinsmith.ports.search import SearchIndex
 
 if TYPE_CHECKING:
     from tinsmith.adapters.local.spool import SpooledRows
@@ -52,10 +54,13 @@ __all__ = [
     "local_files",
     "matmul_rate",
     "model_path",
+    "open_bm25",
+    "open_chroma",
     "open_grader",
     "open_model",
     "open_server",
     "open_source",
+    "read_corpus",
     "run_logs",
     "spool",
     "system_clock",
@@ -137,6 +142,48 @@ def open_grader(
     module = f"tinsmith.adapters.graders.{name}"
     pool = PoolGrader(module, name=name, workers=workers or max(2, cores()), timeout=timeout, memory=memory)
     return pool if alone else NativeGrader(policy=policy, fallback=pool)
+
+
+def read_corpus(where: str) -> list[Document]:
+    """The documents of a corpus: a file, a URL, a set of the hub. Raises DataError for a row that is none, and for two
+    with one id."""
+    source = open_source(where)
+    lines: dict[str, int] = {}
+    documents = []
+    for line, row in enumerate(source, 1):
+        document = document_from_row(row, source=source.name, line=line)
+        if lines.setdefault(document.id, line) != line:
+            raise DataError(f"the id {document.id!r} is that of line {lines[document.id]}", source=where, line=line)
+        documents.append(document)
+    if not documents:
+        raise DataError("the corpus is empty", source=where)
+    return documents
+
+
+def open_bm25(documents: Sequence[Document]) -> SearchIndex:
+    """An index by words in memory (extra `search`)."""
+    from tinsmith.adapters.search.bm25 import BM25Index
+
+    return BM25Index(documents)
+
+
+def open_chroma(
+    collection: str,
+    documents: Sequence[Document] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    ssl: bool = False,
+    timeout_s: float = 30.0,
+) -> SearchIndex:
+    """A collection of a Chroma server (extra `chroma`), filled with `documents` where it is empty. Close it when done.
+
+    Raises MissingExtraError, WorldError for a server that does not answer, ConfigError for a collection that holds
+    another corpus.
+    """
+    from tinsmith.adapters.search.chroma import ChromaIndex
+
+    return ChromaIndex(collection, documents, host=host, port=port, ssl=ssl, timeout_s=timeout_s)
 
 
 def open_server(

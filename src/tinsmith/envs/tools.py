@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import json
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from types import UnionType
@@ -150,6 +150,10 @@ def _said(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _functions(values: Iterable[ToolFunction]) -> tuple[ToolFunction, ...]:
+    return tuple(values)
+
+
 @frozen(eq=False)
 class ToolBox:
     """Tools by name, run with a deadline and a bound of what they may say. Synchronous ones run on threads.
@@ -157,7 +161,7 @@ class ToolBox:
     A thread cannot be stopped: what must be, belongs into a sandbox or an asynchronous tool.
     """
 
-    functions: tuple[ToolFunction, ...] = field(converter=tuple)
+    functions: tuple[ToolFunction, ...] = field(converter=_functions)
     timeout_s: float = 60.0
     """Seconds a call may take; beyond it the world failed: DeadlineError."""
     max_chars: int = 32_000
@@ -181,7 +185,8 @@ class ToolBox:
             result = await self._run(call)
         except ToolError as error:
             result = ToolResult(text=f"error: {error}", metrics={"tool_error": 1.0})
-        text = result.text
+        # What a model wrote may come back, and JSON can write halves of surrogate pairs, which no message can hold.
+        text = result.text.encode("utf-8", "replace").decode()
         if len(text) > self.max_chars:
             text = f"{text[: self.max_chars]}\n[{len(text) - self.max_chars} characters more were cut]"
         return Message("tool", text, tool_call_id=call.id, name=call.name), result

@@ -43,6 +43,7 @@ RECIPES: dict[str, Entry] = {
     "rlhf": Entry("tinsmith.recipes.rlhf", "chats, then a judge of preferences, then reinforcement by that judge"),
     "shorter": Entry("tinsmith.recipes.shorter", "reinforcement learning by comparison: the shorter answer is better"),
     "math-rl": Entry("tinsmith.recipes.math_rl", "reinforcement learning on sums, GSM8K, MATH, Polaris or DeepMath"),
+    "search-tool": Entry("tinsmith.recipes.search_tool", "questions that are answered by searching a corpus, in turns"),
     "multiplayer": Entry("tinsmith.recipes.multiplayer", "games: against fixed opponents, or against oneself"),
     "sl-loop": Entry("tinsmith.recipes.sl_loop", "the supervised job as one readable loop, to copy and change"),
     "rl-loop": Entry("tinsmith.recipes.rl_loop", "the RL job as one readable loop, to copy and change"),
