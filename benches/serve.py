@@ -37,7 +37,7 @@ CONCURRENT = 64
 
 
 class Timed:
-    """An engine's sampler whose time inside the engine's steps is added up."""
+    """A part of the engine whose time inside its calls is added up."""
 
     seconds = 0.0
 
@@ -47,12 +47,18 @@ class Timed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._native, name)
 
-    def run(self, steps: int) -> Any:
+    def _timed(self, call: Any, *args: Any) -> Any:
         began = time.perf_counter()
         try:
-            return self._native.run(steps)
+            return call(*args)
         finally:
             Timed.seconds += time.perf_counter() - began
+
+    def run(self, steps: int) -> Any:
+        return self._timed(self._native.run, steps)
+
+    def forward_backward(self, *args: Any) -> Any:
+        return self._timed(self._native.forward_backward, *args)
 
 
 def serve(directory: str) -> None:
@@ -60,14 +66,10 @@ def serve(directory: str) -> None:
     from starlette.responses import PlainTextResponse
 
     from tinsmith.adapters.embedded.sampler import EmbeddedSampler
+    from tinsmith.adapters.embedded.trainer import EmbeddedTrainer
 
-    made = EmbeddedSampler.__init__
-
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        made(self, *args, **kwargs)
-        self._native = Timed(self._native)
-
-    EmbeddedSampler.__init__ = init  # type: ignore[method-assign]
+    for part in (EmbeddedSampler, EmbeddedTrainer):
+        timed(part)
     server = bootstrap.open_server({"tiny": "tiny"}, Path(directory), note=lambda _: None)
 
     def with_busy(app: Any) -> Any:
@@ -80,6 +82,16 @@ def serve(directory: str) -> None:
     server.wrap(with_busy)
     print(server.url, flush=True)
     server.run()
+
+
+def timed(part: Any) -> None:
+    made = part.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        self._native = Timed(self._native)
+
+    part.__init__ = init
 
 
 def busy(url: str) -> float:
@@ -103,12 +115,14 @@ def batch() -> Batch:
     return Batch.of(rows)
 
 
-def report(what: str, direct: list[float], over: list[float]) -> None:
-    cost = statistics.median(b - a for a, b in zip(direct, over, strict=True)) * 1e3
-    a, b = statistics.median(direct) * 1e3, statistics.median(over) * 1e3
-    least = (min(over) - min(direct)) * 1e3
+def report(what: str, direct: list[float], over: list[float], inside: list[float]) -> None:
+    """`inside`: what the engine itself took of each time over the wire."""
+    beside = statistics.median(b - a for a, b in zip(inside, over, strict=True)) * 1e3
+    apart = statistics.median(b - a for a, b in zip(direct, over, strict=True)) * 1e3
+    a, b, c = (statistics.median(times) * 1e3 for times in (direct, over, inside))
     print(
-        f"{what:28} engine {a:7.1f} ms   wire {b:7.1f} ms   cost {cost:5.1f} ms (of the fastest of each {least:.1f} ms)"
+        f"{what:28} engine alone {a:6.1f} ms   over the wire {b:6.1f} ms, of which the engine {c:6.1f} ms   "
+        f"cost {beside:4.1f} ms (against the engine alone {apart:.1f} ms)"
     )
 
 
@@ -142,8 +156,9 @@ def main() -> None:
                 )
                 for row in rows
             ]
-            direct, over = [], []
+            direct, over, inside = [], [], []
             for turn in range(rounds + 3):
+                before = busy(url)
                 began = time.perf_counter()
                 here = trainer.forward_backward(rows, LossSpec("cross_entropy")).result()
                 middle = time.perf_counter()
@@ -152,15 +167,17 @@ def main() -> None:
                 if turn >= 3:
                     direct.append(middle - began)
                     over.append(ended - middle)
+                    inside.append(busy(url) - before)
             got = np.concatenate([np.asarray(o["logprobs"].tolist(), np.float32) for o in there.loss_fn_outputs])
             assert got.tobytes() == here.logprobs.tobytes(), "the wire changed the logprobs"
-            report("forward_backward 32 x 128", direct, over)
+            report("forward_backward 32 x 128", direct, over, inside)
 
             sampler = model.sampler()
             remote = service.create_sampling_client(base_model="tiny").result()
             prompt = types.ModelInput.from_ints(PROMPT)
-            direct, over = [], []
+            direct, over, inside = [], [], []
             for turn in range(rounds + 3):
+                before = busy(url)
                 params = SamplingParams(max_tokens=32, seed=turn)
                 asked = types.SamplingParams(max_tokens=32, seed=turn, stop=[])
                 began = time.perf_counter()
@@ -172,7 +189,8 @@ def main() -> None:
                 if turn >= 3:
                     direct.append(middle - began)
                     over.append(ended - middle)
-            report("sample 8 x 32", direct, over)
+                    inside.append(busy(url) - before)
+            report("sample 8 x 32", direct, over, inside)
 
             busy_before, wall, tokens = busy(url), time.perf_counter(), 0
             waiting = deque()

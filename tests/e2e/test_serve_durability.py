@@ -24,8 +24,8 @@ from tinsmith.wire import training as wire_training
 PROMPT = {"chunks": [{"type": "encoded_text", "tokens": [1, 40, 60]}]}
 
 
-def forward_backward(model: str, seq: int, *, forward_only: bool = False, tokens: int = 6) -> bytes:
-    ids = np.random.default_rng(seq).integers(7, 500, tokens)
+def forward_backward(model: str, seq: int, *, forward_only: bool = False, tokens: int = 6, above: int = 0) -> bytes:
+    ids = np.random.default_rng(seq).integers(7, 500, tokens) + above
     batch = Batch.of([Datum(tokens=ids[:-1], targets=ids[1:], weights=np.ones(tokens - 1))])
     return wire_training.encode_request(model, seq, batch, LossSpec("cross_entropy"), forward_only=forward_only)
 
@@ -178,6 +178,35 @@ def test_a_full_disk_is_said_and_nothing_is_lost_when_there_is_room_again(tmp_pa
             assert wire.session(), "the next request finds the records in order"
         assert wire.logprobs(wire.ok("forward_backward", body)["request_id"])
         assert wire.json(wire.ok("optim_step", optim_step(model, 2))["request_id"])["metrics"]["optim/step"] == 1
+
+
+@pytest.mark.parametrize("refused", [1, 2, 3])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_could_not_be_written_down_was_not_done(tmp_path, monkeypatch, refused, wrong):
+    """Work begins before its request is on disk. Where that fails it leaves no gradient, no result and no gap."""
+
+    def told(directory, full: bool):
+        server = opened(directory)
+        with server.running() as url, Wire(url) as wire:
+            model = wire.model(wire.session())
+            sent = [("forward_backward", forward_backward(model, seq)) for seq in (1, 2)]
+            sent += [("optim_step", optim_step(model, 3)), ("forward_backward", forward_backward(model, 4))]
+            results = []
+            for seq, (path, body) in enumerate(sent, 1):
+                if full and seq == refused:
+                    bad = forward_backward(model, seq, above=10**6) if path == "forward_backward" and wrong else body
+                    monkeypatch.setattr(server._hub.store, "accept", disk_full)
+                    status, answer = wire.post(path, bad)
+                    assert (status, "full" in answer["error"]) == (500, True)
+                    monkeypatch.undo()
+                kind, result = wire.result(wire.ok(path, body)["request_id"])
+                results.append(wire_training.decode_result(result)[0][0].tolist() if "proto" in kind else result)
+            return results
+
+    def disk_full(*_):
+        raise JournalError("database or disk is full")
+
+    assert told(tmp_path / "full", True) == told(tmp_path / "calm", False)
 
 
 def test_a_result_that_cannot_be_written_down_reaches_its_client(tmp_path, monkeypatch):

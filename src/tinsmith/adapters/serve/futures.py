@@ -117,6 +117,13 @@ class Futures:
             del self._entries[request]
             entry.done.set()
 
+    def forget(self, request: str) -> None:
+        """As if it had never been taken."""
+        entry = self._entries.pop(request, None)
+        if entry is not None:
+            self._bytes -= 0 if entry.outcome is None else len(entry.outcome.body)
+            entry.done.set()
+
     def close(self) -> None:
         """Answer all that wait now: nothing, come again."""
         self._closing = True

@@ -18,7 +18,7 @@ from tinsmith.adapters.serve.outcome import HttpError, Outcome, failure, ok
 from tinsmith.adapters.serve.sampling import Samplers, Sampling
 from tinsmith.adapters.serve.store import Checkpoint, Model, SamplingSession, Store
 from tinsmith.adapters.serve.training import TrainingRun
-from tinsmith.domain.errors import CapabilityError, ConfigError
+from tinsmith.domain.errors import CapabilityError, ConfigError, JournalError
 from tinsmith.ports.engine import Engine
 from tinsmith.ports.trainer import Lora
 from tinsmith.wire import requests, training
@@ -118,7 +118,11 @@ class Hub:
         await self._close([run for run in self.runs.values() if run.model.session == session])
 
     async def _close(self, gone: Sequence[TrainingRun]) -> None:
-        """Let go of runs. One that takes the place of another begins when that has ended."""
+        for task in self._let_go(gone):
+            await task
+
+    def _let_go(self, gone: Sequence[TrainingRun]) -> list[asyncio.Task[None]]:
+        """From now on there are no such runs. One that takes the place of another begins when that has ended."""
 
         async def close(run: TrainingRun, before: asyncio.Task[None] | None) -> None:
             if before is not None:
@@ -133,8 +137,7 @@ class Hub:
             del self.runs[name]
             tasks.append(asyncio.create_task(close(run, self._closing.get(name))))
             self._closing[name] = tasks[-1]
-        for task in tasks:
-            await task
+        return tasks
 
     # Models
 
@@ -233,7 +236,12 @@ class Hub:
     def submit(self, name: str, seq: int, kind: str, body: bytes) -> str:
         run = self.runs.get(name)
         self.check_session((self._known(name) if run is None else run.model).session)
-        return self.run(name).submit(seq, kind, body)
+        run = self.run(name)
+        try:
+            return run.submit(seq, kind, body)
+        except JournalError:
+            self._let_go([run])
+            raise
 
     def forward_backward(self, body: bytes) -> str:
         name, seq, _ = training.address(body)

@@ -70,7 +70,8 @@ class Server:
 
     def run(self) -> None:
         """Returns after SIGINT or SIGTERM, with everything written."""
-        asyncio.run(self._serve())
+        with asyncio.Runner(loop_factory=self._server.config.get_loop_factory()) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         loop = self._loop = asyncio.get_running_loop()

@@ -72,6 +72,7 @@ class TrainingRun:
         self._waiting: dict[int, tuple[str, bytes]] = {}
         self._waiting_bytes = 0
         self._next = 1
+        self._last = model.last_seq  # the largest number that was ever taken
         self._running: set[int] = set()
         self._since_snapshot = 0.0
         self._began = 0.0
@@ -91,15 +92,17 @@ class TrainingRun:
         return f"{self.model.id}:{seq}"
 
     def submit(self, seq: int, kind: str, body: bytes) -> str:
-        """Take a request; gives the id of its result. One that was taken before is not taken again."""
+        """Take a request; gives the id of its result. One that was taken before is not taken again.
+
+        After a JournalError the model may hold what is not on disk: the run is to be closed.
+        """
         self.used = time.monotonic()
         if not 1 <= seq < 2**31:
             raise HttpError(400, f"seq_id={seq}: from 1 on, one more for each request of the model")
         request = self.request_id(seq)
         if seq in self._waiting or seq in self._running or request in self._futures:
             return request
-        taken, _ = self._store.outcome(self.model.id, seq)
-        if taken or seq <= self.model.snapshot_seq:
+        if seq <= self._last and (seq <= self.model.snapshot_seq or self._store.outcome(self.model.id, seq)[0]):
             return request
         full = len(self._waiting) >= MAX_WAITING or self._waiting_bytes + len(body) > MAX_WAITING_BYTES
         if full and seq != self._next:  # the one that all others wait for is always taken
@@ -107,11 +110,16 @@ class TrainingRun:
         first = max(self._next, self.model.last_seq + 1)
         if seq > first + MAX_AHEAD:
             raise BusyError(f"seq_id={seq} is far ahead: {first} is next")
-        self._store.accept(self.model.id, seq, kind, body)
         self._futures.open(request)
         self._put(seq, kind, body)
         self.open()
-        self._drain()
+        self._drain()  # the work begins while it is written down; its client hears of it after that
+        try:
+            self._store.accept(self.model.id, seq, kind, body)
+        except BaseException:
+            self._futures.forget(request)
+            raise
+        self._last = max(self._last, seq)
         return request
 
     def resume(self, seq: int) -> bool:
@@ -261,12 +269,15 @@ class TrainingRun:
         self._since_snapshot += now - self._began
         self._began = now
         if self._trainer is not None:  # else it was closed on the way, and the request is done again when asked for
-            try:
-                self._store.record(self.model.id, seq, outcome)
-            except JournalError as error:  # its client gets it all the same; a restart does the request again
-                self._note(f"{self.model.id}: the result of request {seq} is not on disk: {error}")
             self._futures.set(self.request_id(seq), outcome)
+            self._loop.call_soon(self._record, seq, outcome)  # right after the client's answer; done again, it is equal
         self._drain()
+
+    def _record(self, seq: int, outcome: Outcome) -> None:
+        try:
+            self._store.record(self.model.id, seq, outcome)
+        except JournalError as error:  # its client gets it all the same; a restart does the request again
+            self._note(f"{self.model.id}: the result of request {seq} is not on disk: {error}")
 
     async def close(self) -> None:
         """Let go of the trainer. Another run of the model makes it again, with all that was done."""
