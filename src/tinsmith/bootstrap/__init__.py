@@ -36,6 +36,7 @@ from tinsmith.ports.search import SearchIndex
 if TYPE_CHECKING:
     from tinsmith.adapters.local.spool import SpooledRows
     from tinsmith.adapters.serve.listen import Server
+    from tinsmith.envs.game import Game
 
 __all__ = [
     "NAMED_MODELS",
@@ -64,6 +65,7 @@ __all__ = [
     "run_logs",
     "spool",
     "system_clock",
+    "textarena_game",
 ]
 
 GRADER_PACKAGES = {"sympy": "sympy", "math_verify": "math-verify"}
@@ -184,6 +186,21 @@ def open_chroma(
     from tinsmith.adapters.search.chroma import ChromaIndex
 
     return ChromaIndex(collection, documents, host=host, port=port, ssl=ssl, timeout_s=timeout_s)
+
+
+def textarena_game(name: str, players: int | None = None) -> tuple[int, Callable[[int], Game]]:
+    """A game of the package `textarena` by its name there: (how many play it, what makes one from a seed).
+
+    players: None takes two where that may be, else the fewest. Raises MissingExtraError, ConfigError.
+    """
+    from tinsmith.adapters.textarena.games import TextArenaGame, num_players
+
+    seats = num_players(name, players)
+
+    def make(seed: int) -> Game:
+        return TextArenaGame(name, seats, seed=seed)
+
+    return seats, make
 
 
 def open_server(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from tinsmith import bootstrap
 from tinsmith.bootstrap import Backend, Model
 from tinsmith.config import option
 from tinsmith.domain.errors import ConfigError, DataNotFoundError
-from tinsmith.envs.base import GroupBuilder, ProblemSource
+from tinsmith.envs.base import GroupBuilder
 from tinsmith.envs.game import Against, Game, ModelMatch, ModelPlayer, SelfPlay
 from tinsmith.envs.games import GuessNumber, TicTacToe, best_move
 from tinsmith.envs.questions import ASKER, THINGS, Menu, TwentyQuestions, exact_answer
@@ -29,14 +30,16 @@ OPPONENTS = {
     "guess_number": ("best",),
     "twenty_questions": ("best", "model"),
     "tic_tac_toe": ("best", "model", "self"),
+    "textarena": ("self", "model"),
 }
 """Of each game who may play the other side; the first is the default."""
 
-_WINS = tuple((word, word.replace(" ", "_")) for word in ("win", "draw", "loss", "illegal move"))
+_WINS = tuple((word, word) for word in ("win", "draw", "loss"))
 SHOWN = {
     "guess_number": (("share of numbers found", "found"), ("guesses", "guesses")),
     "twenty_questions": (("share of things found", "found"), ("questions", "questions")),
-    "tic_tac_toe": _WINS,
+    "tic_tac_toe": (*_WINS, ("illegal move", "illegal_move")),
+    "textarena": (*_WINS, ("invalid move", "invalid_move")),
 }
 
 
@@ -49,13 +52,15 @@ class OpponentSettings:
     base_url: str | None = option(None, help="address of its tinker server")
     tokenizer: str | None = option(None, help="with backend=tinker: where its tokenizer is")
     renderer: str | None = option(None, help="its chat format; none takes the one that belongs to it")
-    max_tokens: int = option(5, help="tokens a move or an answer of it may have", min=1)
+    max_tokens: int | None = option(None, help="tokens a move of it may have; none: as many as the policy's", min=1)
     temperature: float = option(0.0, help="of its sampling", min=0)
 
 
 @frozen(kw_only=True)
-class Config(reinforcement.RLConfig):
-    game: str = option("guess_number", help=f"what is played: {', '.join(OPPONENTS)}", choices=tuple(OPPONENTS))
+class Config(reinforcement.MultiTurnConfig):
+    game: str = option(
+        "guess_number", help="guess_number, twenty_questions, tic_tac_toe, or textarena:NAME, a game of that package"
+    )
     opponent: Literal["self", "best", "model"] | None = option(
         None,
         help="the other side: exact play or answers (best), a model that is not trained, or self-play, in which all "
@@ -70,15 +75,24 @@ class Config(reinforcement.RLConfig):
     words: str | None = option(
         None, help="of twenty_questions with opponent=model: a file of secret words, one a line, in place of the things"
     )
+    players: int | None = option(
+        None, help="of textarena: how many play; none takes two where that may be, else the fewest", min=1, max=15
+    )
     test_games: int = option(128, help="games of each evaluation; 0 is off", min=0)
     group_size: int = option(8, help="attempts at each game; in self-play, players of its tables together", min=1)
     groups_per_batch: int = option(16, help="games a step", min=1)
     max_steps: int = option(12, help="steps: batches of games", min=1)
     max_tokens: int = option(6, help="tokens a move may have", min=1)
+    max_turns: int | None = option(None, help="moves of a player, who then gives up; none: as many as it takes", min=1)
+
+
+def kind(config: Config) -> str:
+    """Of which games it is one: all of textarena's are alike here."""
+    return config.game.partition(":")[0]
 
 
 def opponent(config: Config) -> str:
-    return config.opponent or OPPONENTS[config.game][0]
+    return config.opponent or OPPONENTS[kind(config)][0]
 
 
 def run(config: Config, progress: Progress) -> int:
@@ -86,27 +100,29 @@ def run(config: Config, progress: Progress) -> int:
     model = common.open_model(config)
     words = (config.game,) if config.game == "guess_number" else (config.game, opponent(config))
     path = config.log_path or common.default_path(NAME, config, *words)
-    shown = [("reward", "reward/total"), *SHOWN[config.game]]
+    shown = [("reward", "reward/total"), *SHOWN[kind(config)]]
     with ExitStack() as open_:
-        player = open_player(config, model, open_) if opponent(config) == "model" else None
-        train, test = problems(config, model, player)
+        train, test = problems(config, model, open_)
         reinforcement.train(NAME, config, progress, model, train, test, path, shown)
     return 0
 
 
 def validate(config: Config) -> None:
     reinforcement.validate(config)
-    side, known = opponent(config), OPPONENTS[config.game]
+    if kind(config) not in OPPONENTS or (kind(config) == "textarena") != (":" in config.game):
+        near = get_close_matches(config.game, OPPONENTS, n=1)
+        raise ConfigError(
+            f"game={config.game}: one of {', '.join(OPPONENTS)}:NAME" + (f"; did you mean {near[0]}?" if near else "")
+        )
+    side, known = opponent(config), OPPONENTS[kind(config)]
     if side not in known:
         raise ConfigError(f"opponent={side}: {config.game} is played against {' or '.join(known)}")
-    if config.game == "tic_tac_toe" and side == "self" and config.group_size % 2:
-        raise ConfigError(
-            f"group_size={config.group_size}: self-play seats two players at a table, take an even number"
-        )
     if config.words is not None and (config.game, side) != ("twenty_questions", "model"):
         raise ConfigError("words= belongs to game=twenty_questions opponent=model: exact answers know the things alone")
-    if side != "model" and config.opponent_model != OpponentSettings():
+    if config.opponent_model != OpponentSettings() and side != "model" and kind(config) != "textarena":
         raise ConfigError("opponent_model belongs to opponent=model, which is not asked for")
+    if config.players is not None and kind(config) != "textarena":
+        raise ConfigError("players= belongs to game=textarena:NAME: the other games have their own number")
 
 
 def open_player(config: Config, model: Model, open_: ExitStack) -> ModelPlayer:
@@ -125,7 +141,7 @@ def open_player(config: Config, model: Model, open_: ExitStack) -> ModelPlayer:
     return ModelPlayer(
         sampler=open_.enter_context(model.sampler()),
         renderer=model.renderer,
-        max_tokens=o.max_tokens,
+        max_tokens=o.max_tokens or config.max_tokens,
         temperature=o.temperature,
         seed=config.seed,
     )
@@ -139,7 +155,12 @@ class Games:
     renderer: Renderer
     split: int
     length: int
+    make: Callable[[np.random.Generator, int], Game]
+    """From the draws of a game and its index, the game."""
+    seats: int
+    """Players of it; of those that are trained, where there is no `player`."""
     player: ModelPlayer | None = None
+    """Who plays all seats but one."""
     secrets: tuple[str, ...] = ()
 
     @property
@@ -156,34 +177,63 @@ class Games:
         return self.length
 
     def __getitem__(self, index: int) -> GroupBuilder:
-        problem, tags, game = f"{self.name}/{index}", (self.name,), partial(self._game, index)
+        problem, tags, game = f"{self.name}/{index}", (self.name,), partial(self.game, index)
         if self.player is not None:
-            seat = ASKER if self.config.game == "twenty_questions" else index % 2
+            seat = ASKER if self.config.game == "twenty_questions" else index % self.seats
             return ModelMatch(
                 problem=problem, tags=tags, game=game, seat=seat, player=self.player, renderer=self.renderer
             )
         return SelfPlay(problem=problem, tags=tags, game=game, renderer=self.renderer)
 
-    def _game(self, index: int) -> Game:
-        config, side = self.config, opponent(self.config)
-        rng = np.random.default_rng([config.seed, self.split, index])
-        if config.game == "guess_number":
-            return GuessNumber(int(rng.integers(config.most + 1)), most=config.most, turns=config.turns)
-        if config.game == "twenty_questions":
-            menu = Menu(self.secrets) if config.words is None else None
-            game = TwentyQuestions(self.secrets[rng.integers(len(self.secrets))], turns=config.turns, menu=menu)
-            return game if side == "model" else Against(game, ASKER, exact_answer)
-        if side == "model" or (side == "self" and self.split == 0):
-            return TicTacToe()
-        return Against(TicTacToe(), index % 2, best_move)  # what was learned in self-play is shown against exact play
+    def game(self, index: int) -> Game:
+        return self.make(np.random.default_rng([self.config.seed, self.split, index]), index)
 
 
-def problems(
-    config: Config, model: Model, player: ModelPlayer | None = None
-) -> tuple[ProblemSource, ProblemSource | None]:
-    train, test = secrets(config)
-    tests = Games(config, model.renderer, 1, config.test_games, player, test) if config.test_games else None
-    return Games(config, model.renderer, 0, 10_000, player, train), tests
+def problems(config: Config, model: Model, open_: ExitStack) -> tuple[Games, Games | None]:
+    """Games to train on and, where there are any, to test on. What they hold open is closed by `open_`."""
+    side, words, seats = opponent(config), secrets(config), 1
+    makes: Sequence[Callable[[np.random.Generator, int], Game]]
+    if kind(config) == "textarena":
+        seats, made = bootstrap.textarena_game(config.game.partition(":")[2], config.players)
+        makes = [lambda rng, index: made(int(rng.integers(2**31)))] * 2
+    elif config.game == "guess_number":
+        makes = [lambda rng, index: GuessNumber(_draw(rng, config.most + 1), most=config.most, turns=config.turns)] * 2
+    elif config.game == "twenty_questions":
+        makes = [partial(_twenty_questions, config, secret) for secret in words]
+    elif side == "best":
+        makes = [_against_exact_play] * 2
+    else:
+        seats = 2
+        makes = [_tic_tac_toe, _against_exact_play if side == "self" else _tic_tac_toe]
+    if side == "self" and config.group_size % seats:
+        raise ConfigError(
+            f"group_size={config.group_size}: self-play seats {seats} players at a table, take a multiple"
+        )
+    # What was learned in self-play is shown against exact play, and where there is none against the start model.
+    tested_by_model = side == "model" or (kind(config) == "textarena" and seats > 1)
+    player = open_player(config, model, open_) if tested_by_model else None
+    train = Games(config, model.renderer, 0, 10_000, makes[0], seats, player if side == "model" else None, words[0])
+    if not config.test_games:
+        return train, None
+    return train, Games(config, model.renderer, 1, config.test_games, makes[1], seats, player, words[1])
+
+
+def _draw(rng: np.random.Generator, below: int) -> int:
+    return int(rng.integers(below))
+
+
+def _tic_tac_toe(rng: np.random.Generator, index: int) -> Game:
+    return TicTacToe()
+
+
+def _against_exact_play(rng: np.random.Generator, index: int) -> Game:
+    return Against(TicTacToe(), index % 2, best_move)
+
+
+def _twenty_questions(config: Config, words: tuple[str, ...], rng: np.random.Generator, index: int) -> Game:
+    menu = Menu(words) if config.words is None else None
+    game = TwentyQuestions(words[_draw(rng, len(words))], turns=config.turns, menu=menu)
+    return game if opponent(config) == "model" else Against(game, ASKER, exact_answer)
 
 
 def secrets(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -209,13 +259,13 @@ def check(config: Config) -> Iterable[Any]:
     """One game's first prompt, and the most that the run can take; trains nothing."""
     validate(config)
     model = common.open_model(config)
-    train, _ = problems(config, model)
-    assert isinstance(train, Games)
-    game = train._game(0)
+    with ExitStack() as open_:
+        train, _ = problems(config, model, open_)
+        game = train.game(0)
     prompt = model.renderer.generation_prompt(game.observe(0)).ids
     yield f"the first prompt of a game, {len(prompt)} tokens:"
     yield model.tokenizer.decode(prompt)
-    turns = config.turns if config.game != "tic_tac_toe" else 5
+    turns = config.turns if kind(config) in ("guess_number", "twenty_questions") else 5
     episodes = config.max_steps * config.groups_per_batch * config.group_size
     longest = len(prompt) + turns * (config.max_tokens + 20)
     yield common.estimate(model, config, config.max_steps, episodes * longest, episodes * turns * config.max_tokens)
