@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from tinsmith.recipes import RECIPES, load_recipe
 
 EXAMPLES = ("chat-sl", "dpo", "reward-model")
 """Recipes that learn from examples and make their own."""
+
+LAST_STAGE = {"rlhf": "rl", "on-policy-distillation": "student", "multi-teacher-distillation": "student"}
+"""Of recipes of several stages, where the last one lies."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +50,15 @@ def small(recipe: str, chats: str) -> list[str]:
         return [recipe, *stages, "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=8"]
     if recipe == "search-tool":
         return [recipe, "groups_per_batch=2", "max_steps=3", "group_size=2", "max_tokens=16", "test_size=4"]
+    if recipe in LAST_STAGE:
+        return [recipe, "teacher.max_steps=1", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
     games = ["test_games=4", "turns=2", "group_size=2"] if recipe == "multiplayer" else []
     return [recipe, "groups_per_batch=4", "max_steps=3", *games]
 
 
 def last_stage(recipe: str, run: str) -> str:
     """Where a run lies; of several stages the last one."""
-    return f"{run}/rl" if recipe == "rlhf" else run
+    return f"{run}/{LAST_STAGE[recipe]}" if recipe in LAST_STAGE else run
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -198,6 +204,46 @@ def test_the_third_stage_goes_on_from_the_first_ones_weights_and_against_them(ch
     for one, other in zip(calm[1:], stopped[1:], strict=True):
         for name in ("kl_policy_base", "optim/grad_norm", "env/all/ac_tokens_per_turn", "test/env/all/reward/total"):
             assert one[name] == other[name], name
+
+
+def test_a_student_gets_near_its_teacher_by_its_own_samples_and_goes_on_after_a_stop() -> None:
+    """Its teacher is there already, and says the same of the same tokens."""
+    words = [
+        *("on-policy-distillation", "groups_per_batch=32", "test_size=64", "teacher.max_steps=6", "export=none"),
+        *("lr_schedule=constant", "learning_rate=4e-3"),
+    ]
+    assert main([*words, "max_steps=6", "log_path=calm"]) == 0
+    calm = metrics("calm/student")
+    assert calm[-1]["final/test/teacher_kl"] < 0.5 * calm[0]["test/teacher_kl"]
+    assert calm[-1]["final/test/env/arithmetic/correct"] > calm[0]["test/env/arithmetic/correct"]
+    shutil.copytree("calm/teacher-arithmetic", "stopped/teacher-arithmetic")
+    assert main([*words, "max_steps=1", "log_path=stopped"]) == 0
+    assert main([*words, "max_steps=2", "log_path=stopped"]) == 0
+    for name in ("teacher_kl", "optim/grad_norm", "env/all/correct"):
+        assert metrics("stopped/student")[1][name] == calm[1][name], name
+
+
+def test_teachers_that_are_named_teach_the_sources_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("asked.jsonl").write_text("".join(json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(9)))
+    assert main(["math-rl", "max_steps=1", "groups_per_batch=8", "learning_rate=0.05", "log_path=other"]) == 0
+    words = [
+        *("on-policy-distillation", "data=arithmetic,asked.jsonl", "weights=1,1", "groups_per_batch=8", "max_steps=1"),
+        *("test_size=4", "export=none"),
+    ]
+    assert main([*words, "teachers=tiny,other/final", "log_path=run"]) == 0
+    first = metrics("run/student")[0]
+    assert abs(first["teacher_kl/arithmetic"]) < 1e-3, "the student is its own teacher"
+    assert first["teacher_kl/asked.jsonl"] > 0.01
+    assert not Path("run/teacher-arithmetic").exists()
+    capsys.readouterr()
+    assert main([*words, "log_path=none"]) == 2
+    assert "teachers=MODEL" in capsys.readouterr().err
+    assert main([*words, "teachers=tiny,tiny,tiny"]) == 2
+    assert "3 teachers for 2 sources" in capsys.readouterr().err
+    Path("asked.jsonl").write_text('{"prompt": "a"}\n{"other": 1}\n')
+    assert main([*words, "teachers=tiny", "log_path=bad"]) == 2
+    assert "asked.jsonl, line 2" in capsys.readouterr().err
+    assert not Path("bad").exists()
 
 
 def test_real_preferences(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,10 @@ RUNS = {
     ],
     "rl": [*RL, "kl_penalty_coef=0.1", "compute_post_kl=true", "eval_every=1"],
     "math": ["math-rl", "groups_per_batch=4", "max_steps=2", "test_size=4", "fewshot=true", "seed=3"],
+    "teachers": [
+        *("multi-teacher-distillation", "teachers=tiny", "groups_per_batch=4", "max_steps=2", "test_size=4", "seed=3"),
+        *("kl_discount_factor=0.5", "reward_coef=1"),
+    ],
     "rl by name: ppo": [*RL, "loss.name=ppo", "num_substeps=2", "remove_constant_groups=false"],
     "rl by name: cispo": [*RL, "loss.name=cispo"],
     "rl not by name: gspo": [*RL, "loss.name=gspo"],
@@ -105,13 +109,14 @@ def test_a_run_is_that_of_the_embedded_engine_bit_for_bit(words: list[str], url:
     words = [*words, *([f"data={chats}"] if words[0] == "sl-basic" else []), "export=adapter", "lora.rank=4"]
     assert main([*words, "log_path=here"]) == 0
     assert main([*words, "log_path=there", "backend=tinker", f"base_url={url}"]) == 0
-    assert_same_metrics(lines("here"), lines("there"))
-    assert [r["datums"] for r in records("here", "step")] == [r["datums"] for r in records("there", "step")]
+    here_at, there_at = (last_stage(words[0], run) for run in ("here", "there"))
+    assert_same_metrics(lines(here_at), lines(there_at))
+    assert [r["datums"] for r in records(here_at, "step")] == [r["datums"] for r in records(there_at, "step")]
     for name in ("train", "test"):
-        path = Path("here", "rollouts", f"{name}.jsonl")
+        path = Path(here_at, "rollouts", f"{name}.jsonl")
         if path.exists():
-            assert path.read_bytes() == Path("there", "rollouts", f"{name}.jsonl").read_bytes()
-    here, there = (Path(run, "final", "adapter_model.safetensors").read_bytes() for run in ("here", "there"))
+            assert path.read_bytes() == Path(there_at, "rollouts", f"{name}.jsonl").read_bytes()
+    here, there = (Path(run, "final", "adapter_model.safetensors").read_bytes() for run in (here_at, there_at))
     assert here == there
 
 

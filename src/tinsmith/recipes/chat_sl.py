@@ -50,11 +50,11 @@ def run(config: Config, progress: Progress) -> int:
     return 0
 
 
-def train(config: Config, progress: Progress) -> str:
+def train(config: Config, progress: Progress, *, sets: Mapping[str, NamedSet] = SETS) -> str:
     """The run; gives the handle of its last state."""
-    sources.validate(config, SETS)
+    sources.validate(config, sets)
     model = common.open_model(config)
-    data, test = load(config, model, progress.note)
+    data, test = load(config, model, progress.note, sets)
     path = config.log_path or common.default_path(NAME, config, *(source.rsplit("/")[-1] for source in config.data))
     return supervised.train(
         NAME,
@@ -83,7 +83,9 @@ def check(config: Config) -> Iterable[Any]:
     yield from supervised.forecast(config, model, data, tokens, sum(d.num_tokens for d in test))
 
 
-def load(config: Config, model: Model, note: Callable[[str], object]) -> tuple[StreamedData, list[Datum]]:
+def load(
+    config: Config, model: Model, note: Callable[[str], object], sets: Mapping[str, NamedSet] = SETS
+) -> tuple[StreamedData, list[Datum]]:
     def keep(source: str) -> Callable[[Row, int], str | None]:
         def reads(row: Row, line: int) -> None:
             conversation_from_row(row, source=source, line=line)
@@ -98,4 +100,4 @@ def load(config: Config, model: Model, note: Callable[[str], object]) -> tuple[S
             too_long=config.too_long,
         )
 
-    return sources.load(config, model, SETS, keep, renderer, note)
+    return sources.load(config, model, sets, keep, renderer, note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +21,12 @@ from tinsmith.domain.schedules import Schedule
 from tinsmith.ports.pending import DEADLINE_S
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.runlog import RunLog
+from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import Trainer
 from tinsmith.rendering.show import marked, spans, style
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.settings import AdamSettings, CheckpointSettings, LoraSettings, OptimizerSettings
+from tinsmith.workflows.waiting import wait
 
 MAY_CHANGE = frozenset(
     {
@@ -185,6 +187,15 @@ def make_trainer(model: Model, config: RunConfig, directory: RunDirectory) -> Tr
         micro_batch_tokens=config.micro_batch_tokens,
         run_name=directory.path.name,
     )
+
+
+def open_state(open_: ExitStack, model: Model, config: RunConfig, handle: str, run_name: str) -> Sampler:
+    """A sampler of the weights of a saved state, which `open_` closes."""
+    trainer = model.trainer(lora=config.lora.value(), seed=config.seed, run_name=run_name)
+    open_.callback(trainer.close)
+    wait(trainer.load_state(handle, optimizer=False), f"loading {handle}", config.timeout_s)
+    sampler = wait(trainer.sampler(), f"the {run_name}", config.timeout_s)
+    return open_.enter_context(sampler)
 
 
 def export(model: Model, trainer: Trainer, config: RunConfig, directory: RunDirectory, progress: Progress) -> None:

@@ -61,14 +61,19 @@ class Config(RLConfig):
 
 
 def run(config: Config, progress: Progress, name: str = NAME) -> int:
+    train(config, progress, name)
+    return 0
+
+
+def train(config: Config, progress: Progress, name: str = NAME) -> str:
+    """The run; gives the handle of its last state."""
     validate(config)
     model = common.open_model(config)
     with closing(bootstrap.open_grader(config.grader)) as grader:
         problems, test = load_problems(config, model, grader, progress.note)
         path = config.log_path or common.default_path(name, config, config.env)
         lines = (("share of right answers", "correct"), ("reward", "reward/total"))
-        reinforcement.train(name, config, progress, model, problems, test, path, lines)
-    return 0
+        return reinforcement.train(name, config, progress, model, problems, test, path, lines)
 
 
 def check(config: Config) -> Iterable[Any]:

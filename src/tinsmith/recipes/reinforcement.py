@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tinsmith.bootstrap import Model
 from tinsmith.config import option
@@ -17,6 +17,7 @@ from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.losses import check_loss
 from tinsmith.envs.base import ProblemSource
 from tinsmith.ports.progress import Progress
+from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import LossSpec
 from tinsmith.recipes import common
 from tinsmith.workflows.journal import RunDirectory
@@ -103,9 +104,12 @@ def train(
     shown: Sequence[tuple[str, str]],
     *,
     start: str | None = None,
-) -> None:
-    """The run, from where its directory stands to its end. `shown`: (words, metric) of the table at the end. start:
-    the handle of a saved state whose weights the policy begins with, in place of the model's own."""
+    teachers: Mapping[str, Sampler] | None = None,
+    reward_coef: float = 1.0,
+) -> str:
+    """The run, from where its directory stands to its end; gives the handle of its last state. `shown`: (words, metric)
+    of the table at the end. start: the handle of a saved state whose weights the policy begins with, in place of the
+    model's own. teachers, reward_coef: see `RLLoop`, `RLSettings`; kl_penalty_coef is then the teachers' weight."""
     with (
         common.open_run(name, config, path, progress) as directory,
         common.tracked(name, config, path, progress) as wrapped,
@@ -116,22 +120,26 @@ def train(
         if start is not None:
             wait(trainer.load_state(start, optimizer=False), f"loading {start}", config.timeout_s)
         reference = None
-        if config.kl_penalty_coef:
+        if config.kl_penalty_coef and teachers is None:
             made = model.sampler() if start is None else wait(trainer.sampler(), "the reference", config.timeout_s)
             reference = open_.enter_context(made)
         loop = RLLoop(
             trainer,
             problems,
-            settings(config),
+            evolve(settings(config), reward_coef=reward_coef),
             directory,
             wrapped,
             reference=reference,
+            teachers=teachers,
             test=test,
             decode=model.tokenizer.decode,
         )
         loop.run()
         common.export(model, trainer, config, directory, progress)
         report(progress, directory, shown)
+        last = directory.last_checkpoint
+        assert last is not None
+        return last.handle
 
 
 def report(progress: Progress, directory: RunDirectory, shown: Sequence[tuple[str, str]]) -> None:
@@ -146,12 +154,17 @@ def report(progress: Progress, directory: RunDirectory, shown: Sequence[tuple[st
         "result",
         ["", "before", "after"] if tested else ["", "first batch", "last batch"],
         [
-            *([words, before.get(f"{first}/{m}", 0.0), after.get(f"{last}/{m}", 0.0)] for words, m in shown),
+            *([words, _value(before, first, m), _value(after, last, m)] for words, m in shown),
             ["time, s", "", spent],
             ["tokens/s (sampled and trained)", "", tokens / spent if spent else 0],
         ],
     )
     progress.note(f"run directory: {directory.path}")
+
+
+def _value(line: Mapping[str, float], where: str, name: str) -> float:
+    """Of all episodes, or of the batch itself."""
+    return line.get(f"{where}/{name}", line.get(where.removesuffix("env/all") + name, 0.0))
 
 
 def forecast(

@@ -10,16 +10,13 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.errors import ConfigError
 from tinsmith.envs.preference import ModelJudge
 from tinsmith.ports.progress import Progress
-from tinsmith.ports.sampler import Sampler
 from tinsmith.recipes import chat_sl, common, reinforcement, reward_model
 from tinsmith.recipes.chat_sl import SETS
 from tinsmith.recipes.shorter import ComparedConfig, load_prompts
-from tinsmith.workflows.waiting import wait
 
 NAME = "rlhf"
 
@@ -57,7 +54,7 @@ def run(config: Config, progress: Progress) -> int:
     progress.note("stage 3 of 3: reinforcement learning, paid by the judge")
     model = common.open_model(config)
     with ExitStack() as open_:
-        judge = ModelJudge(_sampler(open_, model, config, verdicts), model.renderer)
+        judge = ModelJudge(common.open_state(open_, model, config, verdicts, "judge"), model.renderer)
         prompts, test = load_prompts(config, model, judge, SETS, against_reference=True)
         lines = (
             ("won against the answers given", "reward/total"),
@@ -97,12 +94,3 @@ def _stages(config: Config, root: Path) -> tuple[chat_sl.Config, reward_model.Co
         chat_sl.Config(**chats, data=(config.data,), test_size=config.test_size),
         reward_model.Config(**pairs, data=(config.preferences,), test_size=config.test_size),
     )
-
-
-def _sampler(open_: ExitStack, model: Model, config: Config, handle: str) -> Sampler:
-    """Of the weights of a saved state."""
-    trainer = model.trainer(lora=config.lora.value(), seed=config.seed, run_name="judge")
-    open_.callback(trainer.close)
-    wait(trainer.load_state(handle, optimizer=False), f"loading {handle}", config.timeout_s)
-    sampler = wait(trainer.sampler(), "the judge", config.timeout_s)
-    return open_.enter_context(sampler)

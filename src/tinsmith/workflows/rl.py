@@ -25,6 +25,7 @@ from tinsmith.ports.pending import DEADLINE_S, Pending
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import LossSpec, Trainer, TrainResult
+from tinsmith.workflows.distillation import Teachers
 from tinsmith.workflows.interrupt import graceful_interrupt
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.loss_step import forward_backward
@@ -54,6 +55,8 @@ class RLSettings:
     num_substeps: int = 1
     """Optimizer steps a batch of rollouts."""
     remove_constant_groups: bool = True
+    reward_coef: float = 1.0
+    """Weight of what the rewards say, beside what teachers say; 0: they are measured and teach nothing."""
     kl_penalty_coef: float = 0.0
     kl_discount_factor: float = 0.0
     compute_post_kl: bool = False
@@ -80,7 +83,7 @@ class RLLoop:
     own, `optim/kl_sample_train_v1`, `_v2` and `optim/entropy`, `optim/lr`, `progress/batch`,
     `progress/done_frac`, `tokens/...`, `cost/...`, `time/...`; `test/env/...` (with `reward/stderr`, the standard error
     of the mean reward) are of the weights before that step; the last line also has those of the final weights,
-    `final/test/env/...`.
+    `final/test/env/...`. With teachers also `teacher_kl` and `teacher_kl/SOURCE`, `test/teacher_kl`.
     """
 
     def __init__(
@@ -92,12 +95,15 @@ class RLLoop:
         progress: Progress,
         *,
         reference: Sampler | None = None,
+        teachers: Mapping[str, Sampler] | None = None,
         test: ProblemSource | None = None,
         decode: Callable[[Ints], str],
     ) -> None:
-        """reference: the policy that the KL penalty is against; needed exactly when there is a penalty."""
-        if (reference is None) != (settings.kl_penalty_coef == 0):
-            raise TrainingError("a reference policy is given exactly when kl_penalty_coef is not 0")
+        """reference: the policy that the KL penalty is against. teachers: by the first tag of a group, the policy whose
+        opinion of each token is its advantage (`reverse_kl`). One of both is given exactly when kl_penalty_coef is not
+        0, which is its weight."""
+        if (reference is not None) + (teachers is not None) != (settings.kl_penalty_coef != 0):
+            raise TrainingError("a reference policy or teachers are given exactly when kl_penalty_coef is not 0")
         self._meter = Meter(settings.spending, directory.spent)
         self._trainer = self._meter.trainer(trainer)
         self._problems = problems
@@ -105,6 +111,7 @@ class RLLoop:
         self._directory = directory
         self._progress = progress
         self._reference = None if reference is None else Reference(self._meter.sampler(reference), settings.timeout_s)
+        self._teachers = None if teachers is None else self._made(teachers)
         self._test = test
         self._decode = decode
         self._policy: Pending[Sampler] | None = None
@@ -194,12 +201,15 @@ class RLLoop:
             **groups.metrics,
         }
         kept = [g for g in groups if not (settings.remove_constant_groups and g.is_constant)]
-        batch = self._assemble(kept)
+        batch, sources = self._assemble(kept)
         if batch is None:  # every group was constant: there is nothing to learn from, and that is said
             metrics["num_tokens"] = metrics["num_loss_tokens"] = 0
         else:
             if self._reference is not None:
                 batch, metrics["kl_policy_base"] = self._penalised(batch, self._reference)
+            if self._teachers is not None:
+                batch, told = self._teachers.teach(batch, sources)
+                metrics.update(told)
             metrics.update(self._train(batch, step))
         metrics["time/rollout"] = rolled - began
         metrics["time/train"] = time.monotonic() - rolled
@@ -244,14 +254,27 @@ class RLLoop:
             metrics["kl_pre_post_v2"] = drift["optim/kl_sample_train_v2"]
         return metrics
 
-    def _assemble(self, kept: Sequence[Group]) -> Batch | None:
+    def _assemble(self, kept: Sequence[Group]) -> tuple[Batch | None, list[str]]:
+        """The batch, None where it would teach nothing, and of each of its rows the first tag of its group."""
+        settings = self._settings
         if not kept:
-            return None
-        advantages = group_advantages(
-            [g.rewards for g in kept], self._settings.advantages, **self._settings.advantage_options
+            return None, []
+        if settings.reward_coef:
+            own = group_advantages([g.rewards for g in kept], settings.advantages, **settings.advantage_options)
+            advantages = [settings.reward_coef * a for a in own]
+        else:
+            advantages = [np.zeros(len(g.episodes)) for g in kept]
+        made = assemble(kept, advantages)
+        sources = ["".join(kept[g].tags[:1]) for g in made.group.tolist()]
+        return (made.batch if made.batch.num_loss_tokens else None), sources
+
+    def _made(self, teachers: Mapping[str, Sampler]) -> Teachers:
+        counted = {id(t): Reference(self._meter.sampler(t), self._settings.timeout_s) for t in teachers.values()}
+        return Teachers(
+            of={source: counted[id(teacher)] for source, teacher in teachers.items()},
+            coef=self._settings.kl_penalty_coef,
+            discount=self._settings.kl_discount_factor,
         )
-        batch = assemble(kept, advantages).batch
-        return batch if batch.num_loss_tokens else None
 
     def _penalised(self, batch: Batch, reference: Reference) -> tuple[Batch, float]:
         """Move the KL penalty into the advantages; gives the mean of log(policy / reference) a token too."""
@@ -293,6 +316,11 @@ class RLLoop:
         rewards = np.concatenate([group.rewards for group in groups])
         if len(rewards) > 1:
             metrics["test/env/all/reward/stderr"] = float(rewards.std(ddof=1) / np.sqrt(len(rewards)))
+        if self._teachers is not None:
+            batch, sources = self._assemble(groups)
+            if batch is not None:
+                told = self._teachers.teach(batch, sources)[1]
+                metrics.update({f"test/{name}": value for name, value in told.items()})
         if settings.log_rollouts:
             self._directory.write_rollouts(step, to_rows(groups, split="test", decode=self._decode), name="test")
         return metrics

@@ -1,0 +1,208 @@
+"""What recipes with a teacher share: naming or training it, and the prompts that it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from tinsmith import bootstrap
+from tinsmith.bootstrap import Backend, Model
+from tinsmith.config import option
+from tinsmith.domain.errors import ConfigError, DataError
+from tinsmith.domain.tokens import Ints
+from tinsmith.envs import prompt
+from tinsmith.envs.base import ProblemSource
+from tinsmith.ports.data import IndexedRows, Row
+from tinsmith.ports.progress import Progress
+from tinsmith.ports.sampler import Sampler
+from tinsmith.recipes import chat_sl, common, math_rl, small_sets
+from tinsmith.recipes.common import RunConfig
+from tinsmith.recipes.reinforcement import RLConfig
+from tinsmith.recipes.shorter import Part
+from tinsmith.recipes.sources import NamedSet
+
+SETS: Mapping[str, NamedSet] = {**chat_sl.SETS, "recite": NamedSet(train=small_sets.RECITE, test_size=64)}
+"""Conversations whose prompts are asked, beside the problems of `math_rl`."""
+
+
+@frozen(kw_only=True)
+class TeacherSettings:
+    """Where teachers are, and how one is trained where none is named."""
+
+    backend: Backend | None = option(None, help="where the teachers are: embedded or tinker; none: as the student")
+    base_url: str | None = option(None, help="the server of teachers with backend=tinker; none: as the student's")
+    tokenizer: str | None = option(None, help="as tokenizer=, of the teachers; none: as the student's")
+    max_steps: int = option(40, help="steps of a teacher that is trained first", min=1)
+
+
+MADE_HERE = ("arithmetic", "recite")
+"""Sources that a teacher is trained for where none is named."""
+
+
+def check_teachers(sources: Sequence[str], teachers: Sequence[str], settings: TeacherSettings) -> None:
+    """Refuse what does not fit together, before anything is loaded."""
+    if len(teachers) not in (0, 1, len(sources)):
+        raise ConfigError(f"{len(teachers)} teachers for {len(sources)} sources: give one for all, or one for each")
+    if teachers:
+        return
+    if unknown := [source for source in sources if source not in MADE_HERE]:
+        raise ConfigError(
+            f"no teacher is named, and one is trained here for {' and '.join(MADE_HERE)} alone: name the teacher of "
+            f"{', '.join(unknown)} with teachers=MODEL"
+        )
+    if (settings.backend, settings.base_url, settings.tokenizer) != (None, None, None):
+        raise ConfigError("teacher.backend, base_url and tokenizer are of a teacher that is named: teachers=MODEL")
+
+
+@contextmanager
+def open_teachers(
+    config: Any, student: Model, sources: Sequence[str], root: Path, progress: Progress
+) -> Iterator[list[Sampler]]:
+    """The teacher of each source, the same sampler where it is the same. `config` is a RunConfig with `teachers` and
+    `teacher`. Where none is named they are trained first, below `root`."""
+    with ExitStack() as open_:
+        if config.teachers:
+            names = list(config.teachers) * (len(sources) if len(config.teachers) == 1 else 1)
+            made: dict[str, Sampler] = {}
+            for name in dict.fromkeys(names):
+                teacher = open_teacher(config, name)
+                check_tokens(student, teacher)
+                made[name] = open_.enter_context(teacher.sampler())
+            yield [made[name] for name in names]
+            return
+        samplers = []
+        for source in sources:
+            progress.note(f"no teacher is named: one for {source} is trained first")
+            handle = _train(source, config, root / f"teacher-{source}", progress)
+            samplers.append(common.open_state(open_, student, config, handle, "teacher"))
+        yield samplers
+
+
+def open_teacher(config: Any, name: str) -> Model:
+    settings: TeacherSettings = config.teacher
+    backend = settings.backend or config.backend
+    same = backend == config.backend
+    return bootstrap.open_model(
+        name,
+        backend=backend,
+        base_url=settings.base_url or (config.base_url if same and backend == "tinker" else None),
+        tokenizer=settings.tokenizer or (config.tokenizer if same and backend == "tinker" else None),
+        threads=config.threads if backend == "embedded" else None,
+        timeout_s=config.timeout_s,
+    )
+
+
+def check_tokens(student: Model, teacher: Model) -> None:
+    """Refuse a teacher that reads other tokens than the student writes: its opinion would be of another text."""
+    ours, theirs = student.tokenizer.token_bytes(), teacher.tokenizer.token_bytes()
+    if len(theirs) < len(ours) or theirs[: len(ours)] != ours:
+        first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(theirs))
+        raise ConfigError(
+            f"{teacher.name} and {student.name} have other tokens (the first at id {first}): a teacher scores the "
+            "student's own tokens, so take one of the same family"
+        )
+
+
+def _train(source: str, config: RunConfig, path: Path, progress: Progress) -> str:
+    """The handle of a teacher's last state."""
+    shared = {a.name: getattr(config, a.name) for a in attrs.fields(RunConfig)} | {"log_path": path, "export": "none"}
+    steps = config.teacher.max_steps  # type: ignore[attr-defined]
+    if source == "recite":
+        return chat_sl.train(
+            chat_sl.Config(**shared, data=("recite",), max_steps=steps, test_size=0, num_epochs=4), progress, sets=SETS
+        )
+    return math_rl.train(math_rl.Config(**shared, max_steps=steps, groups_per_batch=64, test_size=0), progress)
+
+
+# Prompts
+
+
+def names_of(sources: Sequence[str]) -> list[str]:
+    """A name for each source, no two alike: tags and metrics go by it."""
+    short = [source.rsplit("/")[-1] for source in sources]
+    return [name if short.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(short)]
+
+
+def first_prompt(source: ProblemSource) -> Ints:
+    """The tokens of a source's first prompt."""
+    (env,) = source[0].make(1)
+    return asyncio.run(env.reset()).tokens
+
+
+def is_math(source: str) -> bool:
+    return source == "arithmetic" or source in math_rl.HUB
+
+
+@contextmanager
+def open_problems(
+    config: Any, model: Model, note: Callable[[str], object]
+) -> Iterator[tuple[list[ProblemSource], list[ProblemSource]]]:
+    """Of each source in `config.data` what to train on, and what to test on, of those that have something. `config` is
+    an RLConfig with `data`, `max_rows`, `test_size` and `too_long`. A group's first tag is the name of its source."""
+    with closing(bootstrap.open_grader()) as grader:
+        train: list[ProblemSource] = []
+        test: list[ProblemSource] = []
+        for source, name in zip(config.data, names_of(config.data), strict=True):
+            if is_math(source):
+                shared = {a.name: getattr(config, a.name) for a in attrs.fields(RLConfig)}
+                problems = math_rl.Config(
+                    **shared, env=source, test_size=config.test_size, too_long=config.too_long, fewshot=False
+                )
+                some, held_out = math_rl.load_problems(problems, model, grader, note)
+                if config.max_rows is not None:
+                    some = some.first(config.max_rows)
+                train.append(some)
+                test += [] if held_out is None else [held_out]
+            else:
+                rows, held_rows = prompt_rows(source, config, model, note)
+                made = _prompts(model, name, rows)
+                train.append(prompt.RowSet(name=name, rows=rows, group=made))
+                test += [prompt.RowSet(name=name, rows=held_rows, group=made)] if len(held_rows) else []
+        yield train, test
+
+
+def prompt_rows(
+    source: str, config: Any, model: Model, note: Callable[[str], object]
+) -> tuple[IndexedRows, IndexedRows]:
+    """The rows of a source of conversations, and those set aside; all that have a prompt which leaves room for an
+    answer."""
+    known = SETS.get(source)
+    where = source if known is None else known.train
+    opened = bootstrap.open_source(where) if isinstance(where, str) else where
+    room = model.context - config.max_tokens
+
+    def keep(row: Row, line: int) -> str | None:
+        asked = prompt.prompt_of(row, opened.name, line)
+        if sum(len(m.text.encode()) + 32 for m in asked.messages) <= room:
+            return None  # a token stands for a byte or more
+        if len(prompt.observe(model.renderer, asked).tokens) <= room:
+            return None
+        if config.too_long == "skip":
+            return f"have prompts of more than {room} tokens"
+        raise DataError(
+            f"its prompt has more than {room} tokens, which is the context less max_tokens; or too_long=skip",
+            source=opened.name,
+            line=line,
+        )
+
+    rows = bootstrap.spool(opened, keep=keep, limit=config.max_rows)
+    for why, number in rows.left_out.items():
+        note(f"{opened.name}: {number} of {number + len(rows)} rows {why} and were left out")
+    size = config.test_size if known is None or not known.test_size else min(config.test_size, known.test_size)
+    if len(rows) <= size:
+        raise ConfigError(f"{opened.name}: test_size={size} leaves nothing to train on of {len(rows)} rows")
+    return Part(rows, size, len(rows)), Part(rows, 0, size)
+
+
+def _prompts(model: Model, name: str, rows: IndexedRows) -> Callable[[str, Row, int], prompt.PromptGroup]:
+    def group(problem: str, row: Row, line: int) -> prompt.PromptGroup:
+        asked = prompt.prompt_of(row, rows.name, line)
+        return prompt.PromptGroup(renderer=model.renderer, problem=problem, prompt=asked, tags=(name,))
+
+    return group

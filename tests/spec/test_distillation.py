@@ -1,0 +1,243 @@
+"""Chapter: distillation.
+
+A student learns from a teacher in two ways.
+
+*On policy* the student samples and the teacher scores. With q the logprob that a token was sampled with and p the
+teacher's, the advantage of the token is -(q - p): what the student says oftener than the teacher becomes rarer. Its
+expectation under the student is minus the reverse KL divergence, and its policy gradient that divergence's gradient.
+No baseline is taken off, and no reward is needed. Where several teachers teach, each scores the answers to prompts of
+its own sources, whatever order they come in and whichever got lost on the way.
+
+*Off policy* the tokens are given, and of each position the teacher's K likeliest next tokens are targets, weighted by
+its probabilities as shares of their sum. The gradient of that cross-entropy is the gradient of the forward KL
+divergence restricted to the K tokens; with K the whole vocabulary it is the divergence itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from reference import distillation as reference
+from reference.strategies import cut, masked_rows, numbers
+from tinsmith.domain import losses
+from tinsmith.domain.datums import Batch
+from tinsmith.domain.distillation import entropy, reverse_kl, soft_targets
+from tinsmith.domain.errors import NonFiniteError, ShapeError, TrainingError
+from tinsmith.domain.tokens import Floats, Offsets, floats, ints, offsets_of
+from tinsmith.ports.pending import Pending
+from tinsmith.workflows.distillation import Teachers
+from tinsmith.workflows.reference import Reference
+
+Masked = tuple[list[float], list[bool], Offsets]
+gammas = st.one_of(st.sampled_from([0.0, 1.0]), numbers(0, 1))
+distances = st.sampled_from(["positions", "unmasked"])
+PROMPT_BETWEEN_ACTIONS: Masked = ([-1.0, 0.0, 0.0, -1.0], [True, False, False, True], offsets_of([4]))
+
+
+def rows_of(values: list, offsets: Offsets) -> list[list]:
+    return cut(values, np.diff(offsets).tolist())
+
+
+def batch_of(q: list[float], mask: list[bool], offsets: Offsets) -> Batch:
+    tokens = np.arange(len(q), dtype=np.int32)
+    zeros = np.zeros(len(q), np.float32)
+    return Batch(
+        tokens=tokens,
+        targets=tokens,
+        weights=np.array(mask, np.float32),
+        logprobs=q,
+        advantages=zeros,
+        offsets=offsets,
+    )
+
+
+# On policy
+
+
+@given(masked_rows(-5, 0), st.data(), numbers(0.1, 2), gammas, distances)
+@example(PROMPT_BETWEEN_ACTIONS, None, 1.0, 0.5, "positions")
+def test_a_teachers_advantage_is_what_the_formula_says(
+    drawn: Masked, data: st.DataObject | None, coef: float, gamma: float, distance: str
+) -> None:
+    q, mask, offsets = drawn
+    p = [-2.0] * len(q) if data is None else data.draw(st.lists(numbers(-5, 0), min_size=len(q), max_size=len(q)))
+    advantages, sums, counts = reference.reverse_kl(
+        *(rows_of(column, offsets) for column in (q, p, mask)), coef, gamma, distance
+    )
+    got = reverse_kl(batch_of(q, mask, offsets), p, coef=coef, discount=gamma, distance=distance)
+    assert got.advantages.tolist() == pytest.approx(advantages, rel=1e-5, abs=1e-5)
+    assert got.sums.tolist() == pytest.approx(sums, rel=1e-5, abs=1e-5)
+    assert got.counts.tolist() == counts
+
+
+@given(masked_rows(-5, 0), gammas, distances, st.sampled_from([np.nan, np.inf, -1e9]))
+@example(PROMPT_BETWEEN_ACTIONS, 0.9, "positions", np.nan)
+def test_tokens_that_the_student_did_not_choose_are_not_read_and_teach_nothing(
+    drawn: Masked, gamma: float, distance: str, noise: float
+) -> None:
+    q, mask, offsets = drawn
+    batch = batch_of(q, mask, offsets)
+    kept = np.array(mask, bool)
+    noisy = np.where(kept, -1.5, noise)
+    got = reverse_kl(batch, noisy, discount=gamma, distance=distance)
+    calm = reverse_kl(batch, np.full(len(q), -1.5), discount=gamma, distance=distance)
+    assert got.advantages.tolist() == calm.advantages.tolist()
+    assert got.sums.tolist() == calm.sums.tolist()
+    assert not got.advantages[~kept].any()
+
+
+@given(masked_rows(-5, 0), gammas)
+def test_a_student_that_is_its_teacher_learns_nothing(drawn: Masked, gamma: float) -> None:
+    q, mask, offsets = drawn
+    got = reverse_kl(batch_of(q, mask, offsets), q, discount=gamma)
+    assert not got.advantages.any()
+    assert not got.sums.any()
+
+
+@given(st.lists(numbers(-3, 3), min_size=2, max_size=6), st.data())
+def test_its_policy_gradient_is_the_gradient_of_the_reverse_kl(logits: list[float], data: st.DataObject) -> None:
+    """Expected over the student's own samples of one token, against finite differences of the divergence."""
+    n = len(logits)
+    q = np.array(reference.log_softmax(logits))
+    p = np.array(reference.log_softmax(data.draw(st.lists(numbers(-3, 3), min_size=n, max_size=n))))
+    got = reverse_kl(batch_of(q.tolist(), [True] * n, offsets_of([n])), p)
+    probabilities = np.exp(q)
+    # d/dz_j of E_student[advantage * logprob], the advantage held: sum_i p_i A_i (1[i = j] - p_j)
+    step = probabilities * (got.advantages - probabilities @ got.advantages)
+
+    def divergence(z: np.ndarray) -> float:
+        lp = np.array(reference.log_softmax(z.tolist()))
+        return float(np.exp(lp) @ (lp - p))
+
+    h = 1e-5
+    for j in range(n):
+        up, down = np.array(logits), np.array(logits)
+        up[j], down[j] = up[j] + h, down[j] - h
+        assert step[j] == pytest.approx(-(divergence(up) - divergence(down)) / (2 * h), abs=1e-4)
+
+
+class Constant:
+    """A teacher for whom every token has the same logprob; remembers what it was asked."""
+
+    def __init__(self, logprob: float) -> None:
+        self.logprob = logprob
+        self.asked = 0
+
+    def score(self, tokens: np.ndarray) -> Pending[Floats]:
+        self.asked += 1
+        return Pending.of(floats([np.nan, *[self.logprob] * (len(tokens) - 1)]))
+
+
+@given(masked_rows(-5, 0), st.data())
+def test_each_teacher_teaches_the_rows_of_its_own_sources(drawn: Masked, data: st.DataObject) -> None:
+    """In any order, and however many rows of a source there are; one teacher of two sources is one."""
+    q, mask, offsets = drawn
+    assume(np.all(np.diff(offsets) > 0))  # what was sampled has tokens
+    batch = batch_of(q, mask, offsets)
+    one, other = Constant(-1.0), Constant(-3.0)
+    shared = Reference(other, 1.0)  # type: ignore[arg-type]
+    of = {"a": Reference(one, 1.0), "b": shared, "c": shared}  # type: ignore[arg-type]
+    sources = data.draw(st.lists(st.sampled_from("abc"), min_size=len(batch), max_size=len(batch)))
+    taught, metrics = Teachers(of=of, coef=1.0).teach(batch, sources)
+    assert one.asked == sources.count("a")
+    assert other.asked == len(sources) - sources.count("a")
+    kept = np.array(mask, bool)
+    said = np.repeat([-1.0 if s == "a" else -3.0 for s in sources], batch.lengths)
+    expected = np.where(kept, said - np.array(q, np.float32), 0.0)
+    assert taught.advantages is not None
+    assert taught.advantages.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert metrics["teacher_kl"] == pytest.approx(-expected[kept].mean() if kept.any() else 0.0, abs=1e-5)
+    for source in set(sources):
+        rows = np.repeat([s == source for s in sources], batch.lengths) & kept
+        mean = -expected[rows].mean() if rows.any() else 0.0
+        assert metrics[f"teacher_kl/{source}"] == pytest.approx(mean, abs=1e-5)
+    with pytest.raises(TrainingError, match="no teacher of 'd'"):
+        Teachers(of=of, coef=1.0).teach(batch, ["d"] * len(batch))
+
+
+# Off policy
+
+
+@st.composite
+def top_tables(draw: st.DrawFn) -> tuple[list[list[float]], int]:
+    """(teacher logits [T, V], K)"""
+    v = draw(st.integers(2, 6))
+    rows = draw(st.lists(st.lists(numbers(-4, 4), min_size=v, max_size=v), min_size=1, max_size=5))
+    return rows, draw(st.integers(1, v))
+
+
+def table(rows: list[list[float]], k: int) -> tuple[np.ndarray, np.ndarray]:
+    lp = np.array([reference.log_softmax(row) for row in rows])
+    ids = np.argsort(-lp, axis=1, kind="stable")[:, :k]
+    return ints(ids), floats(np.take_along_axis(lp, ids, axis=1))
+
+
+@given(top_tables())
+def test_soft_targets_are_the_teachers_shares_of_its_likeliest_tokens(drawn: tuple[list[list[float]], int]) -> None:
+    rows, k = drawn
+    ids, lp = table(rows, k)
+    targets, weights, mass = soft_targets(ids, lp)
+    assert targets.tolist() == ids.tolist()
+    probabilities = np.exp(lp.astype(np.float64))
+    assert mass.tolist() == pytest.approx(probabilities.sum(axis=1).tolist(), rel=1e-5)
+    shares = probabilities / probabilities.sum(axis=1, keepdims=True)
+    assert weights.ravel().tolist() == pytest.approx(shares.ravel().tolist(), rel=1e-4, abs=1e-6)
+    assert entropy(weights).tolist() == pytest.approx((-(shares * np.log(shares)).sum(axis=1)).tolist(), abs=1e-4)
+
+
+@given(top_tables(), st.data())
+def test_their_gradient_is_that_of_the_cross_entropy_restricted_to_them(
+    drawn: tuple[list[list[float]], int], data: st.DataObject
+) -> None:
+    """By the student's logits z: share of K tokens that the teacher gives, less the student's probability."""
+    rows, k = drawn
+    v, t = len(rows[0]), len(rows)
+    ids, lp = table(rows, k)
+    targets, weights, _ = soft_targets(ids, lp)
+    z = np.array(data.draw(st.lists(st.lists(numbers(-3, 3), min_size=v, max_size=v), min_size=t, max_size=t)))
+    student = np.array([reference.log_softmax(row) for row in z.tolist()])
+    batch = Batch(tokens=np.zeros(t, np.int32), targets=targets, weights=weights, offsets=offsets_of([t]))
+    found = losses.evaluate(batch, np.take_along_axis(student, ids, axis=1).astype(np.float32), "cross_entropy")
+
+    def whole(logits: np.ndarray) -> float:
+        """Plain: -sum over all tokens of teacher * log student, the teacher's distribution cut to K and scaled."""
+        teacher = np.zeros((t, v))
+        cut_to_k = np.exp(lp.astype(np.float64))
+        np.put_along_axis(teacher, ids.astype(np.int64), cut_to_k / cut_to_k.sum(axis=1, keepdims=True), axis=1)
+        return -float(sum(teacher[i] @ np.array(reference.log_softmax(row)) for i, row in enumerate(logits.tolist())))
+
+    assert found.value == pytest.approx(whole(z), rel=1e-4, abs=1e-4)
+    # dL/dz_j = sum_k dL/dlp_k (1[id_k = j] - softmax_j)
+    by_token = np.zeros((t, v))
+    np.put_along_axis(by_token, ids.astype(np.int64), found.gradient.astype(np.float64), axis=1)
+    gradient = by_token - by_token.sum(axis=1, keepdims=True) * np.exp(student)
+    h = 1e-5
+    for i in range(t):
+        for j in range(v):
+            up, down = z.copy(), z.copy()
+            up[i, j], down[i, j] = up[i, j] + h, down[i, j] - h
+            assert gradient[i, j] == pytest.approx((whole(up) - whole(down)) / (2 * h), abs=1e-3)
+
+
+@given(st.lists(numbers(-30, 0), min_size=1, max_size=5), numbers(-500, 0))
+def test_shares_do_not_depend_on_how_unlikely_all_of_them_are(logprobs: list[float], shift: float) -> None:
+    ids = ints([list(range(len(logprobs)))])
+    one = soft_targets(ids, floats([logprobs]))[1]
+    other = soft_targets(ids, floats([[x + shift for x in logprobs]]))[1]
+    assert other.ravel().tolist() == pytest.approx(one.ravel().tolist(), abs=1e-3)
+    assert float(one.sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_bad_input_is_refused() -> None:
+    batch = batch_of([-1.0, -1.0], [True, True], offsets_of([2]))
+    with pytest.raises(ShapeError, match="NaN at row 0, index 1"):
+        reverse_kl(batch, [-1.0, np.nan])
+    with pytest.raises(ShapeError, match="tokens"):
+        reverse_kl(batch, [-1.0])
+    with pytest.raises(NonFiniteError):
+        soft_targets(ints([[1]]), floats([[np.nan]]))
+    with pytest.raises(ShapeError, match="both"):
+        soft_targets(ints([[1]]), floats([[0.0, 0.0]]))
