@@ -49,6 +49,18 @@ class TopIsCutShort(FakeSampler):
         return attrs.evolve(got, top_logprobs=got.top_logprobs - 0.01)
 
 
+class PromptTableIsOfTheNextToken(FakeSampler):
+    def _prompt_table(self, prompt, k):
+        ids, logprobs = super()._prompt_table(prompt, k)
+        return (ids, logprobs) if ids is None else (np.roll(ids, -1, axis=0), np.roll(logprobs, -1, axis=0))
+
+
+class PromptTableIsUnsorted(FakeSampler):
+    def _prompt_table(self, prompt, k):
+        ids, logprobs = super()._prompt_table(prompt, k)
+        return (ids, logprobs) if ids is None else (ids[:, ::-1], logprobs[:, ::-1])
+
+
 class IgnoresTemperatureZero(FakeSampler):
     def _complete(self, prompt, params, index, cancelled):
         return super()._complete(prompt, attrs.evolve(params, temperature=params.temperature or 1), index, cancelled)
@@ -175,6 +187,8 @@ CAUGHT_BY = {
     AlwaysGivesPromptLogprobs: ["score_of_the_prompt"],
     TopIsUnsorted: ["likeliest_first"],
     TopIsCutShort: ["sum_to_one", "likeliest_first"],
+    PromptTableIsOfTheNextToken: ["at_each_position"],
+    PromptTableIsUnsorted: ["at_each_position"],
     IgnoresTemperatureZero: ["take_the_likeliest"],
     ForgetsThePrompt: ["take_the_likeliest"],
     TopKKeepsOneMore: ["keep_the_likeliest"],

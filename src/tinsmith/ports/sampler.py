@@ -85,7 +85,7 @@ class SampleResult:
     prompt_logprobs: Floats | None = field(default=None)
     """[len(prompt)] float32; NaN for the first token, which has no prefix."""
     prompt_top_ids: Ints | None = None
-    """[len(prompt), k] int32, likeliest first; -1 for the first token."""
+    """[len(prompt), k] int32, likeliest first; -1 for the first token. None of a prompt of one token."""
     prompt_top_logprobs: Floats | None = None
     """[len(prompt), k] float32; NaN for the first token."""
 

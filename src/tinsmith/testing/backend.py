@@ -316,9 +316,22 @@ class FakeSampler:
 
     def _sample(self, prompt: Ints, params: SamplingParams, n: int, cancelled: threading.Event) -> SampleResult:
         completions = tuple(self._complete(prompt, params, j, cancelled) for j in range(n))
+        ids, logprobs = self._prompt_table(prompt, params.top_prompt_logprobs)
         return SampleResult(
-            completions=completions, prompt_logprobs=self._score(prompt) if params.prompt_logprobs else None
+            completions=completions,
+            prompt_logprobs=self._score(prompt) if params.prompt_logprobs else None,
+            prompt_top_ids=ids,
+            prompt_top_logprobs=logprobs,
         )
+
+    def _prompt_table(self, prompt: Ints, k: int) -> tuple[Ints | None, Floats | None]:
+        if not k or len(prompt) == 1:
+            return None, None
+        every = self._model.logprobs(self._model.rows(prompt[:-1], np.zeros(len(prompt) - 1, np.int64)))
+        ids, logprobs = np.full((len(prompt), k), -1), np.full((len(prompt), k), np.nan)
+        ids[1:] = np.argsort(-every, axis=1, kind="stable")[:, :k]
+        logprobs[1:] = np.take_along_axis(every, ids[1:], axis=1)
+        return ints(ids), floats(logprobs)
 
     def _complete(self, prompt: Ints, params: SamplingParams, index: int, cancelled: threading.Event) -> Completion:
         rng = np.random.default_rng((params.seed, index))

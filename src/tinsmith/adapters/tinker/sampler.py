@@ -66,6 +66,7 @@ class TinkerSampler:
                 n,
                 _settings(params, room),
                 include_prompt_logprobs=params.prompt_logprobs,
+                topk_prompt_logprobs=params.top_prompt_logprobs,
                 topk_sample_logprobs=params.top_logprobs,
             ).future()
             return self._result(response, params, n, len(prompt))
@@ -130,9 +131,12 @@ class TinkerSampler:
         scores = response.prompt_logprobs_np
         if params.prompt_logprobs and (scores is None or len(scores) != length):
             raise WorldError("the server gave no logprobs of the prompt")
+        ids, logprobs = _prompt_table(response.topk_prompt_logprobs_np, params.top_prompt_logprobs, length)
         return SampleResult(
             completions=tuple(self._completion(sequence, params) for sequence in response.sequences),
             prompt_logprobs=floats(scores) if params.prompt_logprobs else None,
+            prompt_top_ids=ids,
+            prompt_top_logprobs=logprobs,
         )
 
     def _completion(self, sequence: Any, params: SamplingParams) -> Completion:
@@ -187,6 +191,18 @@ def kept_sampler(service: Service, model: str, weights: str | None = None, **set
         raise translated(error) from error
     finally:
         service.release()
+
+
+def _prompt_table(table: Any, k: int, length: int) -> tuple[Ints | None, Floats | None]:
+    """The likeliest tokens at each position of a prompt: of its first, which has none, -1 and NaN."""
+    if not k or length == 1:
+        return None, None
+    if table is None or table.token_ids.shape != (length, k):
+        found = "nothing" if table is None else f"a table of {table.token_ids.shape}"
+        raise WorldError(f"the server gave {found} for the {k} likeliest tokens at each of {length} of the prompt")
+    ids, logprobs = np.array(table.token_ids, np.int32), np.array(table.logprobs, np.float32)
+    ids[0], logprobs[0] = -1, np.nan
+    return ids, logprobs
 
 
 def _settings(params: SamplingParams, room: int) -> Any:

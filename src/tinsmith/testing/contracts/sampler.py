@@ -104,6 +104,35 @@ class SamplerContract:
             best = np.concatenate([prompt, got.top_ids[0, :1]])
             assert wait(sampler.score(best))[-1] == pytest.approx(got.top_logprobs[0, 0], abs=self.tolerance)
 
+    @LAW
+    @given(length=st.integers(1, 6), seed=seeds, k=st.sampled_from([1, 3, 7]))
+    def test_top_prompt_logprobs_are_the_likeliest_at_each_position(self, length: int, seed: int, k: int) -> None:
+        """Given the prompt up to there, likeliest first; the first token has no prefix."""
+        with self.fresh() as sampler:
+            prompt = self.prompt(length + 1, seed)
+            params = SamplingParams(max_tokens=1, prompt_logprobs=True, top_prompt_logprobs=k, top_logprobs=k)
+            result = wait(sampler.sample(prompt, params))
+            ids, top, own = result.prompt_top_ids, result.prompt_top_logprobs, result.prompt_logprobs
+            assert ids is not None
+            assert top is not None
+            assert own is not None
+            assert ids.shape == top.shape == (length + 1, k)
+            assert (ids[0] == -1).all()
+            assert np.isnan(top[0]).all()
+            assert np.all(np.diff(top[1:], axis=1) <= 0)
+            for t in range(1, length + 1):
+                shown = ids[t] == prompt[t]
+                if shown.any():
+                    np.testing.assert_allclose(top[t][shown], own[t], atol=self.tolerance)
+                else:
+                    assert own[t] <= top[t, -1] + self.tolerance
+                best = np.append(prompt[:t], ids[t, :1])
+                assert wait(sampler.score(ints(best)))[-1] == pytest.approx(top[t, 0], abs=self.tolerance)
+            alone = sampler.sample(prompt[:1], params)
+            for other in (wait(alone), wait(sampler.sample(prompt, SamplingParams(max_tokens=1)))):
+                assert other.prompt_top_ids is None
+                assert other.prompt_top_logprobs is None
+
     def test_all_logprobs_of_a_position_sum_to_one_and_equal_the_score(self) -> None:
         with self.fresh() as sampler:
             prompt = self.prompt(3, 1)
