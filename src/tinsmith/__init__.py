@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from tinsmith.ports.trainer import LossSpec as LossSpec
     from tinsmith.ports.trainer import Trainer as Trainer
     from tinsmith.ports.trainer import TrainResult as TrainResult
+    from tinsmith.workflows.env_check import CheckSettings as CheckSettings
+    from tinsmith.workflows.env_check import check_env as check_env
 
     __version__: str
 
@@ -99,6 +101,8 @@ _MODULE_OF = {
     "LossSpec": "ports.trainer",
     "Trainer": "ports.trainer",
     "TrainResult": "ports.trainer",
+    "CheckSettings": "workflows.env_check",
+    "check_env": "workflows.env_check",
 }
 """The public names, each with its module; the block above says the same to a type checker."""
 

@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 from tinsmith.config import Resolved, options_of, resolve
 from tinsmith.config.values import nearest, show
 from tinsmith.domain import errors
-from tinsmith.recipes import RECIPES, Entry, load_recipe
+from tinsmith.recipes import RECIPES, WITH_ENVIRONMENTS, Entry, load_recipe
 from tinsmith.ui import Terminal, plain_stream
 
 USER_ERRORS = (
@@ -142,6 +142,29 @@ def check_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
     return 0
 
 
+def env_check_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
+    """`tinsmith env check RECIPE ...`"""
+    from tinsmith.recipes import env
+
+    return _env_job(entry, pairs, env.CheckConfig, env.check)
+
+
+def env_play_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
+    """`tinsmith env play RECIPE ...`"""
+    from tinsmith.recipes import env
+
+    return _env_job(entry, pairs, env.PlayConfig, env.play_one)
+
+
+def _env_job(entry: Entry, pairs: Sequence[str], own: type, action: Callable[..., int]) -> int:
+    names = {row.name for row in options_of(own)}
+    mine = [word for word in pairs if word.lstrip("-").partition("=")[0].replace("-", "_") in names]
+    job: Any = load_recipe(entry)
+    config = resolve(job.Config, pairs=[word for word in pairs if word not in mine]).config
+    with Terminal() as ui:
+        return action(job, config, resolve(own, pairs=mine).config, ui)
+
+
 def resume_hint(name: str, pairs: Sequence[str], directory: Any) -> str:
     """What to say after Ctrl-C. The run directory is named where the command line left it to its default, and what
     would delete the run or refuse to go on with it is left out."""
@@ -232,17 +255,17 @@ class _Catalog(click.Group):
 
     def get_help(self, ctx: click.Context) -> str:
         ui = Terminal()
-        recipes = [(name, entry.summary) for name, entry in RECIPES.items()]
-        others = [(name, entry.summary) for name, entry in COMMANDS.items()]
+        recipes = [(name, entry.summary) for name, entry in self.jobs.items() if name in RECIPES]
+        others = [(name, entry.summary) for name, entry in self.jobs.items() if name not in RECIPES]
         others += [(name, command.short_help or "") for name, command in self.commands.items()]
         with ui.console.capture() as captured:
-            ui.note(f"{ctx.command_path} RECIPE key=value ... [config=FILE]\n\n{self.help or ''}\n")
-            ui.note("recipes")
-            ui.grid([(f"  {name}", summary) for name, summary in recipes])
-            if others:
-                ui.note("\ncommands")
-                ui.grid([(f"  {name}", summary) for name, summary in others])
-            ui.note(f"\n`{ctx.command_path} RECIPE --help` lists the options of a recipe.")
+            what = "RECIPE" if self.jobs else "COMMAND RECIPE"
+            ui.note(f"{ctx.command_path} {what} key=value ... [config=FILE]\n\n{self.help or ''}")
+            for title, rows in (("recipes", recipes), ("commands", others)):
+                if rows:
+                    ui.note(f"\n{title}")
+                    ui.grid([(f"  {name}", summary) for name, summary in rows])
+            ui.note(f"\n`{ctx.command_path} {what} --help` lists the options of a recipe.")
         return captured.get().rstrip("\n")
 
 
@@ -263,10 +286,46 @@ def _shell() -> click.Group:
         callback=_help_if_bare,
     )
     shell.add_command(check)
+    shell.add_command(_env_group())
     shell.params.append(
         click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show it.")
     )
     return shell
+
+
+def _env_group() -> click.Group:
+    acting = {name: RECIPES[name] for name in WITH_ENVIRONMENTS}
+    env = _Catalog(
+        "env",
+        {},
+        run_job,
+        help="The environments of a recipe, without a policy.",
+        short_help="check or play the environments of a recipe",
+        callback=_help_if_bare,
+    )
+    env.add_command(
+        _Catalog(
+            "check",
+            acting,
+            env_check_job,
+            help="Try the environments of a recipe on reference answers and on garbage, without a policy. Beside the "
+            "recipe's own options: problems=16, how many; deadline_s=60, for each call and episode.",
+            short_help="try a recipe's environments on reference answers and on garbage",
+            callback=_help_if_bare,
+        )
+    )
+    env.add_command(
+        _Catalog(
+            "play",
+            acting,
+            env_play_job,
+            help="Play an environment of a recipe in the place of the policy. Beside the recipe's own options: "
+            "problem=0, which one.",
+            short_help="play an environment of a recipe in the place of the policy",
+            callback=_help_if_bare,
+        )
+    )
+    return env
 
 
 def _help_if_bare() -> None:

@@ -35,7 +35,11 @@ def run(argv: list[str], where: Path, exported: dict[str, str] | None = None) ->
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/tutorial.md", "docs/recipes.md", "docs/runs.md", "docs/evaluation.md"]
+    "page",
+    [
+        *("README.md", "docs/tutorial.md", "docs/recipes.md", "docs/runs.md", "docs/evaluation.md"),
+        "docs/environments.md",
+    ],
 )
 def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
     found = blocks(ROOT / page)

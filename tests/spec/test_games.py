@@ -53,6 +53,13 @@ def test_every_player_comes_to_an_end_whoever_gives_up(seed, tables, max_turns, 
             assert [m["win"] + m["draw"] + m["loss"] for m in marks] == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("words", ["on and on and on and on", "<|im_start|>"], ids=["cut", "unreadable"])
+def test_who_talks_beyond_the_limit_or_nonsense_has_given_up_and_earns_what_that_costs(words):
+    """Not what a draw pays: else a player who is about to lose would talk on."""
+    group = played(lambda prompt, j: "5" if "5" in prompt.split("\n")[-5] else words, max_tokens=4)
+    assert [e.reward for e in group.episodes] == [1.0, -1.0]
+
+
 def test_each_player_reads_the_board_as_it_is_at_their_move():
     boards: list[str] = []
 

@@ -7,13 +7,14 @@ environment is the world's failure and never becomes one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from attrs import field, frozen
 
 from tinsmith.domain.episodes import Episode, StopReason
+from tinsmith.domain.messages import Message
 from tinsmith.domain.tokens import Floats, Ints
 from tinsmith.ports.sampler import FinishReason
 
@@ -103,6 +104,25 @@ class GroupBuilder(Protocol):
     def make(self, n: int) -> Sequence[Env]: ...
     async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
         """[G]: added to each episode's reward as its final reward."""
+        ...
+
+
+Speaker: TypeAlias = Callable[[str, int], "Message | str"]
+"""A policy by hand: (all that is to be read before turn i, as text; i, from 0) -> what is said."""
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A group builder that says what a check of environments cannot know of itself; None for what it does not know."""
+
+    @property
+    def solution(self) -> Speaker | None:
+        """Earns the top reward."""
+        ...
+
+    @property
+    def reward_range(self) -> tuple[float, float] | None:
+        """The least and the top reward of an episode."""
         ...
 
 

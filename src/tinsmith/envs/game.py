@@ -12,7 +12,7 @@ from attrs import field, frozen
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.messages import Message, Tool
-from tinsmith.envs.base import Env, EpisodeOver
+from tinsmith.envs.base import Env, EpisodeOver, Speaker
 from tinsmith.envs.message import MessageStep, ParseErrors, RenderedEnv
 from tinsmith.ports.sampler import Sampler, SamplingParams
 from tinsmith.rendering import Renderer
@@ -108,12 +108,12 @@ class Seat:
         reward, metrics = self.table.result(self.player)
         return MessageStep(reward=reward, stop_reason=StopReason.COMPLETED, metrics=metrics)
 
-    async def quit(self) -> None:
-        await self.table.quit(self.player)
-
-    async def on_limit(self, reason: StopReason) -> float:
+    async def quit(self) -> float:
         await self.table.quit(self.player)
         return self.table.result(self.player)[0]
+
+    async def on_limit(self, reason: StopReason) -> float:
+        return await self.quit()
 
     async def close(self) -> None:
         await self.table.quit(self.player)
@@ -129,6 +129,8 @@ class SelfPlay:
     """Makes a game, as it stands at the start."""
     renderer: Renderer
     parse_errors: ParseErrors = field(factory=ParseErrors)
+    solution: Speaker | None = None
+    reward_range: tuple[float, float] | None = None
 
     @property
     def coupled(self) -> bool:
@@ -159,6 +161,11 @@ class Against:
         self._seat = seat
         self._opponent = opponent
         self._play()
+
+    @property
+    def game(self) -> Game:
+        """What is played."""
+        return self._game
 
     def _play(self) -> None:
         while (turn := self._game.turn) is not None and turn != self._seat:
@@ -252,13 +259,13 @@ class AgainstModel:
                 history.append(Message.assistant(text))
                 self._game.act(turn, text)
 
-    async def quit(self) -> None:
+    async def quit(self) -> float:
         if self._game.turn is not None:
             self._game.quit(self._seat)
+        return self._game.reward(self._seat)
 
     async def on_limit(self, reason: StopReason) -> float:
-        await self.quit()
-        return self._game.reward(self._seat)
+        return await self.quit()
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -275,6 +282,8 @@ class ModelMatch:
     player: ModelPlayer
     renderer: Renderer
     coupled: bool = False
+    solution: Speaker | None = None
+    reward_range: tuple[float, float] | None = None
 
     def make(self, n: int) -> Sequence[Env]:
         seats = [AgainstModel(self.game(), self.seat, self.player) for _ in range(n)]

@@ -97,6 +97,14 @@ def best_move(game: Game, player: int) -> str:
     return str(max(free, key=lambda i: (-value(game.board[:i] + mark + game.board[i + 1 :], other), -i)) + 1)
 
 
+def best_answer(text: str) -> str:
+    """The same, for the board that was shown last in a text."""
+    *_, (board, mark) = re.findall(r"((?:[1-9XO] [1-9XO] [1-9XO]\n){3})Your move, ([XO])", text)
+    game = TicTacToe()
+    game.board = "".join(c if c in "XO" else "." for c in board.split())
+    return best_move(game, "XO".index(mark))
+
+
 class GuessNumber:
     """A number from 0 to `most` is to be found: the host says too low or too high. Finding it pays 1, using up `turns`
     guesses 0, an answer without a number -1."""
@@ -106,6 +114,10 @@ class GuessNumber:
         self._said = f"I think of a number from 0 to {most}. You have {turns} guesses. Answer with a number."
         self._reward: float | None = None
         self._guesses = 0
+
+    @property
+    def solution(self) -> str:
+        return str(self.secret)
 
     @property
     def players(self) -> int:

@@ -37,6 +37,10 @@ def boxed(text: str) -> str | None:
     return found.text if found is not None and found.mark == "boxed" else None
 
 
+def in_box(answer: str) -> str:
+    return f"\\boxed{{{answer}}}"
+
+
 def arithmetic(
     renderer: Renderer,
     grader: Grader,
@@ -139,6 +143,7 @@ def boxed_problems(
         renderer=renderer,
         grader=grader,
         extract=boxed,
+        write=in_box,
         prefix=BOXED_EXAMPLE if fewshot else (),
         suffix=LAYOUTS[name].suffix,
         format_coef=format_coef,

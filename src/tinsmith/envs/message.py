@@ -54,7 +54,9 @@ class MessageEnv(Protocol):
 class Quittable(Protocol):
     """An environment that is told when its policy will say no more: a message was cut, or could not be read."""
 
-    async def quit(self) -> None: ...
+    async def quit(self) -> float:
+        """What the episode earns by that."""
+        ...
 
 
 @frozen(kw_only=True)
@@ -85,7 +87,7 @@ class RenderedEnv:
     renderer: Renderer
     parse_errors: ParseErrors = field(factory=ParseErrors)
     length_reward: float = 0.0
-    """Of a message that its limit of tokens cut, which ends the episode."""
+    """Of a message that its limit of tokens cut, which ends the episode; a `Quittable` environment says so itself."""
     _history: list[Message] = field(factory=list, init=False)
     _errors: list[str] = field(factory=list, init=False)
     """Reasons of the errors in a row."""
@@ -98,8 +100,9 @@ class RenderedEnv:
 
     async def step(self, action: Action) -> Step:
         if action.finish is FinishReason.LENGTH:
-            await self._quit()
-            return Step(reward=self.length_reward, stop_reason=StopReason.MAX_TOKENS, metrics={"parse_error": 0.0})
+            earned = await self._quit()
+            reward = self.length_reward if earned is None else earned
+            return Step(reward=reward, stop_reason=StopReason.MAX_TOKENS, metrics={"parse_error": 0.0})
         parsed = self.renderer.parse(action.tokens, prompt=self._prompt[-1], tools=self.env.tools)
         self._history.append(parsed.message)
         if (reason := _unreadable(parsed)) is not None:
@@ -123,9 +126,8 @@ class RenderedEnv:
             metrics=metrics,
         )
 
-    async def _quit(self) -> None:
-        if isinstance(self.env, Quittable):
-            await self.env.quit()
+    async def _quit(self) -> float | None:
+        return await self.env.quit() if isinstance(self.env, Quittable) else None
 
     async def on_limit(self, reason: StopReason) -> float:
         return await self.env.on_limit(reason) if isinstance(self.env, LimitAware) else 0.0

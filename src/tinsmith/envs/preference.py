@@ -129,6 +129,14 @@ class ComparedGroup:
     tags: tuple[str, ...] = ("compared",)
     coupled: bool = False
 
+    @property
+    def solution(self) -> None:
+        """What is best is for the judge to say."""
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        return (-1.0 if self.reference is None else 0.0) - self.task.format_coef, 1.0
+
     def make(self, n: int) -> Sequence[Env]:
         observation = self.task.observe(self.prompt)
         return [ComparedEnv(self.task, observation) for _ in range(n)]

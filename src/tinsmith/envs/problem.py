@@ -12,7 +12,7 @@ from attrs import evolve, field, frozen
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import DataError
 from tinsmith.domain.messages import Message
-from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Step
+from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Speaker, Step
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.sampler import FinishReason
 from tinsmith.rendering import Renderer
@@ -39,6 +39,8 @@ class ProblemTask:
     grader: Grader
     extract: Callable[[str], str | None]
     """Finds the answer in a response, in the form asked for."""
+    write: Callable[[str], str] = str
+    """Writes an answer in that form."""
     prefix: tuple[Message, ...] = ()
     """Worked examples before each question."""
     suffix: str = ""
@@ -102,6 +104,14 @@ class ProblemGroup:
     @property
     def problem(self) -> str:
         return self.source.id
+
+    @property
+    def solution(self) -> Speaker:
+        return lambda text, turn: self.task.write(self.source.answer)
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        return -self.task.format_coef, 1.0
 
     def make(self, n: int) -> Sequence[Env]:
         observation = self.task.prompt(self.source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,8 @@ from attrs import evolve, frozen
 
 from tinsmith.domain.episodes import Episode
 from tinsmith.domain.errors import DataError
-from tinsmith.domain.messages import Message
-from tinsmith.envs.base import Env, GroupBuilder
+from tinsmith.domain.messages import Message, ToolCall
+from tinsmith.envs.base import Env, GroupBuilder, Speaker
 from tinsmith.envs.message import ParseErrors, RenderedEnv
 from tinsmith.envs.tools import Graded, ToolBox, ToolEnv, ToolError, ToolFunction, tool
 from tinsmith.ports.data import DatasetSource
@@ -157,6 +158,22 @@ class SearchGroup:
     @property
     def tags(self) -> tuple[str, ...]:
         return (self.question.tag,)
+
+    @property
+    def solution(self) -> Speaker:
+        """Searches for the question, then knows the answer."""
+
+        def speak(text: str, turn: int) -> Message | str:
+            if turn == 0:
+                asked = json.dumps({"query_list": [self.question.text]}, ensure_ascii=False)
+                return Message("assistant", tool_calls=(ToolCall("search", asked),))
+            return f"{MARK} {self.question.answers[0]}"
+
+        return speak
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        return -self.task.format_coef, 1.0
 
     def make(self, n: int) -> Sequence[Env]:
         return [self.task.env(self.question) for _ in range(n)]

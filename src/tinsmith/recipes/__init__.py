@@ -53,6 +53,10 @@ RECIPES: dict[str, Entry] = {
     "rl-loop": Entry("tinsmith.recipes.rl_loop", "the RL job as one readable loop, to copy and change"),
 }
 
+WITH_ENVIRONMENTS = ("rl-basic", "math-rl", "search-tool", "multiplayer", "shorter")
+"""Recipes whose modules also have `environments(config, note)`, a context that gives what `tinsmith env` checks and
+plays."""
+
 
 def load_recipe(entry: Entry) -> Recipe:
     return cast(Recipe, import_module(entry.module))

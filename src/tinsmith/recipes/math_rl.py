@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from tinsmith.envs.problem import Problem, ProblemGroup, ProblemSet
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common, reinforcement
-from tinsmith.recipes.reinforcement import RLConfig
+from tinsmith.recipes.reinforcement import Environments, RLConfig
 
 NAME = "math-rl"
 
@@ -67,13 +67,18 @@ def run(config: Config, progress: Progress, name: str = NAME) -> int:
 
 def train(config: Config, progress: Progress, name: str = NAME) -> str:
     """The run; gives the handle of its last state."""
+    with environments(config, progress.note) as envs:
+        path = config.log_path or common.default_path(name, config, config.env)
+        lines = (("share of right answers", "correct"), ("reward", "reward/total"))
+        return reinforcement.train(name, config, progress, envs.model, envs.train, envs.test, path, lines)
+
+
+@contextmanager
+def environments(config: Config, note: Callable[[str], object]) -> Iterator[Environments]:
     validate(config)
     model = common.open_model(config)
     with closing(bootstrap.open_grader(config.grader)) as grader:
-        problems, test = load_problems(config, model, grader, progress.note)
-        path = config.log_path or common.default_path(name, config, config.env)
-        lines = (("share of right answers", "correct"), ("reward", "reward/total"))
-        return reinforcement.train(name, config, progress, model, problems, test, path, lines)
+        yield Environments(model, *load_problems(config, model, grader, note))
 
 
 def check(config: Config) -> Iterable[Any]:

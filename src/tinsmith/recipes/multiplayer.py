@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,13 @@ from tinsmith import bootstrap
 from tinsmith.bootstrap import Backend, Model
 from tinsmith.config import option
 from tinsmith.domain.errors import ConfigError, DataNotFoundError
-from tinsmith.envs.base import GroupBuilder
+from tinsmith.envs.base import GroupBuilder, Speaker
 from tinsmith.envs.game import Against, Game, ModelMatch, ModelPlayer, SelfPlay
-from tinsmith.envs.games import GuessNumber, TicTacToe, best_move
+from tinsmith.envs.games import GuessNumber, TicTacToe, best_answer, best_move
 from tinsmith.envs.questions import ASKER, THINGS, Menu, TwentyQuestions, exact_answer
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common, reinforcement
+from tinsmith.recipes.reinforcement import Environments
 from tinsmith.rendering import Renderer
 
 NAME = "multiplayer"
@@ -96,15 +97,20 @@ def opponent(config: Config) -> str:
 
 
 def run(config: Config, progress: Progress) -> int:
+    with environments(config, progress.note) as envs:
+        words = (config.game,) if config.game == "guess_number" else (config.game, opponent(config))
+        path = config.log_path or common.default_path(NAME, config, *words)
+        shown = [("reward", "reward/total"), *SHOWN[kind(config)]]
+        reinforcement.train(NAME, config, progress, envs.model, envs.train, envs.test, path, shown)
+    return 0
+
+
+@contextmanager
+def environments(config: Config, note: Callable[[str], object]) -> Iterator[Environments]:
     validate(config)
     model = common.open_model(config)
-    words = (config.game,) if config.game == "guess_number" else (config.game, opponent(config))
-    path = config.log_path or common.default_path(NAME, config, *words)
-    shown = [("reward", "reward/total"), *SHOWN[kind(config)]]
     with ExitStack() as open_:
-        train, test = problems(config, model, open_)
-        reinforcement.train(NAME, config, progress, model, train, test, path, shown)
-    return 0
+        yield Environments(model, *problems(config, model, open_))
 
 
 def validate(config: Config) -> None:
@@ -178,12 +184,34 @@ class Games:
 
     def __getitem__(self, index: int) -> GroupBuilder:
         problem, tags, game = f"{self.name}/{index}", (self.name,), partial(self.game, index)
+        solution, paid = self._known(index)
         if self.player is not None:
             seat = ASKER if self.config.game == "twenty_questions" else index % self.seats
             return ModelMatch(
-                problem=problem, tags=tags, game=game, seat=seat, player=self.player, renderer=self.renderer
+                problem=problem,
+                tags=tags,
+                game=game,
+                seat=seat,
+                player=self.player,
+                renderer=self.renderer,
+                solution=solution,
+                reward_range=paid,
             )
-        return SelfPlay(problem=problem, tags=tags, game=game, renderer=self.renderer)
+        return SelfPlay(
+            problem=problem, tags=tags, game=game, renderer=self.renderer, solution=solution, reward_range=paid
+        )
+
+    def _known(self, index: int) -> tuple[Speaker | None, tuple[float, float] | None]:
+        """How the top reward is earned and what there is to earn, as far as that is known."""
+        if kind(self.config) == "textarena":
+            return None, None
+        game = self.game(index)
+        host = game.game if isinstance(game, Against) else game
+        if isinstance(host, GuessNumber | TwentyQuestions):
+            return (lambda text, turn: host.solution), (-1.0, 1.0)
+        if isinstance(game, Against):  # of two who play exactly nobody wins
+            return (lambda text, turn: best_answer(text)), (-1.0, 0.0)
+        return None, (-1.0, 1.0)
 
     def game(self, index: int) -> Game:
         return self.make(np.random.default_rng([self.config.seed, self.split, index]), index)

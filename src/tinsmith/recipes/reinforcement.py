@@ -75,6 +75,15 @@ class MultiTurnConfig(RLConfig):
     )
 
 
+@frozen(eq=False)
+class Environments:
+    """What a recipe trains in."""
+
+    model: Model
+    train: ProblemSource
+    test: ProblemSource | None
+
+
 def validate(config: RLConfig) -> None:
     """What options say together, before anything is loaded."""
     common.validate(config)

@@ -13,6 +13,7 @@ from tinsmith.recipes import math_rl
 NAME = "rl-basic"
 
 check = math_rl.check
+environments = math_rl.environments
 
 
 @frozen(kw_only=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any, Literal
 
 from attrs import evolve, frozen
@@ -18,7 +18,7 @@ from tinsmith.envs.tools import ToolBox
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.search import SearchIndex
 from tinsmith.recipes import common, reinforcement, small_world
-from tinsmith.recipes.reinforcement import MultiTurnConfig
+from tinsmith.recipes.reinforcement import Environments, MultiTurnConfig
 
 NAME = "search-tool"
 TOOL_FORMAT = "qwen3"
@@ -50,19 +50,24 @@ class Config(MultiTurnConfig):
     format_coef: float = option(0.1, help="what a conversation without an answer in the form asked for loses", min=0)
     groups_per_batch: int = option(8, help="questions a step", min=1)
     max_steps: int = option(8, help="steps: batches of rollouts", min=1)
-    max_tokens: int = option(64, help="tokens that one message may have", min=1)
+    max_tokens: int = option(96, help="tokens that one message may have", min=1)
 
 
 def run(config: Config, progress: Progress) -> int:
-    validate(config)
-    model = open_model(config)
-    with closing(open_index(config)) as index:
-        train, test = load_questions(config, model, index)
+    with environments(config, progress.note) as envs:
         path = config.log_path or common.default_path(NAME, config, config.data.rsplit("/")[-1])
         shown = (("share of right answers", "correct"), ("answers in the form asked for", "format"))
         lines = (*shown, ("calls of the tool, a turn", "tool_calls"), ("reward", "reward/total"))
-        reinforcement.train(NAME, config, progress, model, train, test, path, lines)
+        reinforcement.train(NAME, config, progress, envs.model, envs.train, envs.test, path, lines)
     return 0
+
+
+@contextmanager
+def environments(config: Config, note: Callable[[str], object]) -> Iterator[Environments]:
+    validate(config)
+    model = open_model(config)
+    with closing(open_index(config)) as index:
+        yield Environments(model, *load_questions(config, model, index))
 
 
 def check(config: Config) -> Iterable[Any]:

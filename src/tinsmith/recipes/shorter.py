@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from attrs import frozen
@@ -15,7 +16,7 @@ from tinsmith.envs.preference import ComparedTask, Judge, PromptSet, ShorterIsBe
 from tinsmith.ports.data import IndexedRows, Row
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import chat_sl, common, reinforcement, small_sets
-from tinsmith.recipes.reinforcement import RLConfig
+from tinsmith.recipes.reinforcement import Environments, RLConfig
 from tinsmith.recipes.sources import NamedSet
 
 NAME = "shorter"
@@ -47,13 +48,18 @@ class Config(ComparedConfig):
 
 
 def run(config: Config, progress: Progress) -> int:
+    with environments(config, progress.note) as envs:
+        path = config.log_path or common.default_path(NAME, config, config.data.rsplit("/")[-1])
+        lines = (("characters of an answer", "answer_chars"), ("answers that end", "format"))
+        reinforcement.train(NAME, config, progress, envs.model, envs.train, envs.test, path, lines)
+    return 0
+
+
+@contextmanager
+def environments(config: Config, note: Callable[[str], object]) -> Iterator[Environments]:
     reinforcement.validate(config)
     model = common.open_model(config)
-    prompts, test = load_prompts(config, model, ShorterIsBetter())
-    path = config.log_path or common.default_path(NAME, config, config.data.rsplit("/")[-1])
-    lines = (("characters of an answer", "answer_chars"), ("answers that end", "format"))
-    reinforcement.train(NAME, config, progress, model, prompts, test, path, lines)
-    return 0
+    yield Environments(model, *load_prompts(config, model, ShorterIsBetter()))
 
 
 def check(config: Config) -> Iterable[Any]:
