@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -32,9 +33,11 @@ from tinsmith.ports.files import FileSystem
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.search import SearchIndex
+from tinsmith.ports.sandbox import Limits, Sandbox
 
 if TYPE_CHECKING:
     from tinsmith.adapters.local.spool import SpooledRows
+    from tinsmith.adapters.sandbox.pool import Backend as SandboxBackend
     from tinsmith.adapters.serve.listen import Server
     from tinsmith.envs.game import Game
 
@@ -46,6 +49,7 @@ __all__ = [
     "GraderName",
     "LoadedModel",
     "Model",
+    "SandboxName",
     "ServedModel",
     "check_trackers",
     "cores",
@@ -59,6 +63,7 @@ __all__ = [
     "open_chroma",
     "open_grader",
     "open_model",
+    "open_sandbox",
     "open_server",
     "open_source",
     "read_corpus",
@@ -201,6 +206,46 @@ def textarena_game(name: str, players: int | None = None) -> tuple[int, Callable
         return TextArenaGame(name, seats, seed=seed)
 
     return seats, make
+SandboxName = Literal["local", "bwrap", "sandboxfusion", "modal"]
+
+
+def open_sandbox(
+    name: SandboxName = "local",
+    *,
+    url: str | None = None,
+    limits: Limits | None = None,
+    max_concurrent: int | None = None,
+) -> Sandbox:
+    """Where code of a model is run (docs/sandboxes.md): `local`, namespaces of this machine; `bwrap`, by bubblewrap;
+    `sandboxfusion`, a server at `url` or SANDBOX_URL; `modal` (extra `modal`).
+
+    max_concurrent: programs at once; none: one for each processor here, 4 at a server, 32 at Modal. Close it when done.
+    Raises ConfigError where this machine gives no sandbox of that kind, MissingExtraError.
+    """
+    from tinsmith.adapters.sandbox.pool import SandboxPool
+
+    limits = limits or Limits()
+    backend: SandboxBackend
+    if name == "sandboxfusion":
+        if find_spec("httpx") is None:
+            raise MissingExtraError("httpx", "sandbox")
+        from tinsmith.adapters.sandbox.fusion import FusionBackend
+
+        where = url or os.environ.get("SANDBOX_URL") or "http://localhost:8080"
+        backend, most = FusionBackend(limits, url=where), 4
+    elif url is not None:
+        raise ConfigError(f"sandbox_url belongs to sandbox=sandboxfusion, not to {name}")
+    elif name == "modal":
+        from tinsmith.adapters.sandbox.modal import ModalBackend
+
+        backend, most = ModalBackend(limits), 32
+    else:
+        from tinsmith.adapters.sandbox.local import BubblewrapBackend, LocalBackend, check
+
+        here = LocalBackend(limits) if name == "local" else BubblewrapBackend(limits)
+        check(here)
+        backend, most = here, max(2, cores())
+    return SandboxPool(backend, max_concurrent=max_concurrent or most)
 
 
 def open_server(

@@ -10,6 +10,7 @@ from tinsmith.testing.fakes import (
     MemorySearch,
     MemorySource,
 )
+from tinsmith.testing.sandbox import ScriptedSandbox
 from tinsmith.testing.scripted import ScriptedSampler
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "MemorySearch",
     "MemorySource",
     "ScriptedSampler",
+    "ScriptedSandbox",
 ]

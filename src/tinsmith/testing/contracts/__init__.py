@@ -22,6 +22,7 @@ _SUITES = (
     "runlog",
     "sampler",
     "search",
+    "sandbox",
     "tokenizer",
     "trainer",
 )
@@ -36,6 +37,7 @@ from tinsmith.testing.contracts.renderer import RendererContract
 from tinsmith.testing.contracts.runlog import RunLogContract
 from tinsmith.testing.contracts.sampler import SamplerContract
 from tinsmith.testing.contracts.search import SearchContract
+from tinsmith.testing.contracts.sandbox import SandboxContract
 from tinsmith.testing.contracts.tokenizer import TokenizerContract
 from tinsmith.testing.contracts.trainer import TrainerContract
 
@@ -49,6 +51,7 @@ __all__ = [
     "RunLogContract",
     "SamplerContract",
     "SearchContract",
+    "SandboxContract",
     "TokenizerContract",
     "TrainerContract",
 ]

@@ -1,0 +1,239 @@
+"""The contract of sandboxes, kept by each adapter: real namespaces, a server on loopback, a stand-in for Modal."""
+
+import contextlib
+import functools
+import inspect
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Future
+
+import pytest
+from faults import laws_of
+from sandbox_servers import FakeModal, fusion_server
+
+from tinsmith.adapters.sandbox.fusion import FusionBackend
+from tinsmith.adapters.sandbox.local import BubblewrapBackend, LocalBackend, check
+from tinsmith.adapters.sandbox.modal import ModalBackend
+from tinsmith.adapters.sandbox.pool import SandboxPool
+from tinsmith.domain.errors import ConfigError
+from tinsmith.ports.pending import Pending
+from tinsmith.ports.sandbox import Leases, Program, SandboxError
+from tinsmith.testing import ScriptedSandbox
+from tinsmith.testing.contracts import SandboxContract
+from tinsmith.testing.contracts import sandbox as suite
+from tinsmith.testing.contracts._common import WAIT
+from tinsmith.testing.contracts.sandbox import AT_ONCE, LIMITS
+from tinsmith.testing.sandbox import says
+
+
+def here(backend):
+    try:
+        made = backend(LIMITS)
+        check(made)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    return SandboxPool(made, max_concurrent=AT_ONCE)
+
+
+class TestLocal(SandboxContract):
+    def make(self):
+        return here(LocalBackend)
+
+    def lost(self):
+        class Elsewhere(LocalBackend):
+            def _command(self):
+                return ["/bin/false"]
+
+        return SandboxPool(Elsewhere(LIMITS), max_concurrent=AT_ONCE)
+
+
+class TestBubblewrap(SandboxContract):
+    def make(self):
+        return here(BubblewrapBackend)
+
+    def lost(self):
+        class Refused(BubblewrapBackend):
+            def _command(self):
+                return [self._bwrap, "--bind", "/nowhere", "/nowhere", "--", "/bin/true"]
+
+        here(BubblewrapBackend).close()
+        return SandboxPool(Refused(LIMITS), max_concurrent=AT_ONCE)
+
+
+class TestSandboxFusion(SandboxContract):
+    @contextlib.contextmanager
+    def make(self):
+        here(LocalBackend).close()
+        with fusion_server() as url, SandboxPool(FusionBackend(LIMITS, url=url), max_concurrent=AT_ONCE) as sandbox:
+            yield sandbox
+
+    def lost(self):
+        return SandboxPool(FusionBackend(LIMITS, url="http://127.0.0.1:9/run_code"), max_concurrent=AT_ONCE)
+
+
+class TestModal(SandboxContract):
+    def make(self):
+        here(LocalBackend).close()
+        return SandboxPool(ModalBackend(LIMITS, api=FakeModal()), max_concurrent=AT_ONCE)
+
+    def lost(self):
+        return SandboxPool(ModalBackend(LIMITS, api=FakeModal(create_fails=True)), max_concurrent=AT_ONCE)
+
+
+# What is of one adapter alone
+
+
+def test_the_first_process_killed_from_outside_is_an_error_of_the_world():
+    """As a machine without memory would do."""
+    with here(LocalBackend) as sandbox:
+        pending = sandbox.run(Program(source="import time; time.sleep(300)", timeout_s=60.0))
+        end = time.monotonic() + WAIT
+        while not (inner := _watchers()) and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(0.5)  # the program runs
+        os.kill(inner[-1], signal.SIGKILL)
+        with pytest.raises(SandboxError, match="lost"):
+            pending.result(WAIT)
+
+
+def _watchers():
+    """The first processes of sandboxes: children of what was started here."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+                if b"inside.py" in file.read() and _parent(_parent(int(name))) == os.getpid():
+                    found.append(int(name))
+    return found
+
+
+def _parent(pid):
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rsplit(")", 1)[1].split()[1])
+    return 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (500, b"oops"),
+        (200, b"not json"),
+        (200, b"{}"),
+        (200, b'{"status": "SandboxError", "message": "no container", "run_result": null}'),
+        (200, b'{"status": "Failed", "message": "", "run_result": {"status": "Error"}}'),
+    ],
+)
+def test_what_a_server_fails_at_is_no_end_of_a_program(answer):
+    with (
+        fusion_server(answer) as url,
+        SandboxPool(FusionBackend(LIMITS, url=url), max_concurrent=1) as sandbox,
+        pytest.raises(SandboxError),
+    ):
+        sandbox.run(Program(source="pass")).result(WAIT)
+
+
+def test_modal_containers_have_no_network_and_a_bound_of_memory_and_time_and_are_terminated_once():
+    here(LocalBackend).close()
+    api = FakeModal()
+    with SandboxPool(ModalBackend(LIMITS, api=api), max_concurrent=1) as sandbox:
+        assert sandbox.run(Program(source="print(1)")).result(WAIT).stdout == b"1\n"
+    assert api.options["block_network"] is True
+    assert api.options["memory"][1] == LIMITS.memory_bytes >> 20
+    assert 0 < api.options["timeout"] <= 3600
+    assert api.terminated == api.created
+    assert len(api.created) == 1
+
+
+def test_a_modal_container_that_is_lost_is_the_worlds_failure_and_is_terminated():
+    api = FakeModal(exec_fails=True)
+    with SandboxPool(ModalBackend(LIMITS, api=api), max_concurrent=1) as sandbox:
+        with pytest.raises(SandboxError, match="gone"):
+            sandbox.run(Program(source="print(1)")).result(WAIT)
+        assert sandbox.leases.live == 0
+    assert api.terminated == api.created
+
+
+def test_a_modal_container_that_comes_too_late_is_terminated(monkeypatch):
+    api = FakeModal()
+    create, go = api.Sandbox.create, threading.Event()
+    api.Sandbox.create = lambda *words, **options: (go.wait(WAIT), create(*words, **options))[1]
+    monkeypatch.setattr("tinsmith.adapters.sandbox.modal.CREATE_S", 0.05)
+    with SandboxPool(ModalBackend(LIMITS, api=api), max_concurrent=1) as sandbox:
+        with pytest.raises(SandboxError, match="longer"):
+            sandbox.run(Program(source="print(1)")).result(WAIT)
+        assert sandbox.leases.created == 0
+        go.set()
+        end = time.monotonic() + WAIT
+        while not api.terminated and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(api.terminated) == 1
+
+
+# Faults
+
+
+class SaysYes(ScriptedSandbox):
+    """Every program did well and said nothing."""
+
+    def __init__(self):
+        super().__init__(lambda program: says())
+
+
+class Lost(ScriptedSandbox):
+    def __init__(self):
+        super().__init__(self._fail)
+
+    def _fail(self, program):
+        raise SandboxError("gone")
+
+
+class NeverReleases(SaysYes):
+    leases = Leases(created=1, released=0, live=1)
+
+
+class TakesWorkWhenClosed(SaysYes):
+    def close(self):
+        """It goes on."""
+
+
+class AllAtOnce(ScriptedSandbox):
+    def __init__(self):
+        super().__init__(lambda program: says(program.source[6:-1] + "\n"))
+
+    def run(self, program):
+        pending = super().run(program)
+        return Pending(Future()) if len(self.programs) == 1 else pending
+
+    leases = Leases(created=3, released=0, live=3)
+
+
+CASES = [
+    *((law, fault) for law in laws_of(SandboxContract) for fault in (SaysYes, Lost) if "refused" not in law),
+    ("test_many_programs_run_a_bounded_number_at_once", AllAtOnce),
+    ("test_what_one_run_leaves_the_next_does_not_find", NeverReleases),
+    ("test_a_closed_sandbox_refuses_and_has_released_all", TakesWorkWhenClosed),
+]
+GREEN = {("test_a_lost_sandbox_is_an_error_of_the_world", Lost)}
+
+
+@pytest.mark.parametrize(("law", "fault"), [case for case in CASES if case not in GREEN])
+def test_a_law_goes_red(law, fault, tmp_path, monkeypatch):
+    for name, seconds in (("WAIT", 0.5), ("PATIENCE", 0.2)):
+        monkeypatch.setattr(suite, name, seconds)
+
+    class Faulty(SandboxContract):
+        def make(self):
+            return fault()
+
+        lost = make
+
+    method = getattr(Faulty(), law)
+    given = {"stdin": "in", "data": b"d", "code": 3, "said": "s"} if hasattr(method, "hypothesis") else {}
+    if given:
+        method = functools.partial(method.hypothesis.inner_test, Faulty())
+    known = {"children": 4, "more": "", "tmp_path": tmp_path, "monkeypatch": monkeypatch}
+    given |= {name: known[name] for name in inspect.signature(method).parameters if name in known}
+    with pytest.raises((Exception, pytest.fail.Exception)):  # any way of being red
+        method(**given)
