@@ -5,8 +5,11 @@ import functools
 import inspect
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+import uuid
 from concurrent.futures import Future
 
 import pytest
@@ -24,7 +27,7 @@ from tinsmith.testing import ScriptedSandbox
 from tinsmith.testing.contracts import SandboxContract
 from tinsmith.testing.contracts import sandbox as suite
 from tinsmith.testing.contracts._common import WAIT
-from tinsmith.testing.contracts.sandbox import AT_ONCE, LIMITS
+from tinsmith.testing.contracts.sandbox import AT_ONCE, LIMITS, SLEEPER, _command_lines
 from tinsmith.testing.sandbox import says
 
 
@@ -113,6 +116,33 @@ def _parent(pid):
     with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
         return int(file.read().rsplit(")", 1)[1].split()[1])
     return 0
+
+
+def test_a_run_dies_with_the_process_that_asked_for_it():
+    here(LocalBackend).close()
+    marker = f"orphan-{uuid.uuid4().hex}"
+    source = SLEEPER.format(marker=marker, more="") + "import time; time.sleep(300)"
+    asks = (
+        "from tinsmith import bootstrap\nfrom tinsmith.ports.sandbox import Program\n"
+        f"bootstrap.open_sandbox().run(Program(source={source!r}, timeout_s=300.0)).result()\n"
+    )
+    alive = SandboxContract().alive
+    process = subprocess.Popen(
+        [sys.executable, "-c", asks], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    try:
+        assert _within(lambda: sum(marker.encode() in words for words in _command_lines()) >= 2), "asker and sleeper"
+    finally:
+        process.kill()
+        process.wait()
+    assert _within(lambda: not alive(marker))
+
+
+def _within(holds):
+    end = time.monotonic() + WAIT
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.05)
+    return holds()
 
 
 @pytest.mark.parametrize(
