@@ -38,9 +38,8 @@ def run(argv: list[str], where: Path, exported: dict[str, str] | None = None) ->
     "page",
     [
         *("README.md", "docs/tutorial.md", "docs/recipes.md", "docs/runs.md", "docs/evaluation.md"),
-        "docs/environments.md",
+        *("docs/environments.md", "docs/sandboxes.md"),
     ],
-    ["README.md", "docs/tutorial.md", "docs/recipes.md", "docs/runs.md", "docs/evaluation.md", "docs/sandboxes.md"],
 )
 def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
     found = blocks(ROOT / page)

@@ -32,8 +32,8 @@ from tinsmith.ports.data import DatasetSource, Row
 from tinsmith.ports.files import FileSystem
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.runlog import RunLog
-from tinsmith.ports.search import SearchIndex
 from tinsmith.ports.sandbox import Limits, Sandbox
+from tinsmith.ports.search import SearchIndex
 
 if TYPE_CHECKING:
     from tinsmith.adapters.local.spool import SpooledRows
@@ -206,6 +206,8 @@ def textarena_game(name: str, players: int | None = None) -> tuple[int, Callable
         return TextArenaGame(name, seats, seed=seed)
 
     return seats, make
+
+
 SandboxName = Literal["local", "bwrap", "sandboxfusion", "modal"]
 
 

@@ -36,8 +36,8 @@ from tinsmith.testing.contracts.grader import GraderContract
 from tinsmith.testing.contracts.renderer import RendererContract
 from tinsmith.testing.contracts.runlog import RunLogContract
 from tinsmith.testing.contracts.sampler import SamplerContract
-from tinsmith.testing.contracts.search import SearchContract
 from tinsmith.testing.contracts.sandbox import SandboxContract
+from tinsmith.testing.contracts.search import SearchContract
 from tinsmith.testing.contracts.tokenizer import TokenizerContract
 from tinsmith.testing.contracts.trainer import TrainerContract
 
@@ -50,8 +50,8 @@ __all__ = [
     "RendererContract",
     "RunLogContract",
     "SamplerContract",
-    "SearchContract",
     "SandboxContract",
+    "SearchContract",
     "TokenizerContract",
     "TrainerContract",
 ]
