@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-.PHONY: run build cookbook extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering bench-serve bench-show browser parity renderers oracles tiny package fmt clean help
+.PHONY: run build cookbook extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering bench-serve bench-show bridges browser parity renderers oracles tiny package fmt clean help
 
 run: build        ## train the tiny model on arithmetic by reinforcement learning
 	$(BIN)/tinsmith rl-basic
@@ -74,6 +74,17 @@ bench-engine: build .parity-venv/.built   ## the engine's tokens a second beside
 cookbook: build .cookbook-venv/.built   ## tinker-cookbook, unmodified, against tinsmith serve, beside our recipes: some minutes
 	$(BIN)/python tests/cookbook/run.py --peer .cookbook-venv/bin/python
 
+VERIFIERS ?= 0.3.1
+
+.bridges-venv/.built-$(VERIFIERS): $(RUST) pyproject.toml
+	test -x .bridges-venv/bin/python || $(PY) -m venv .bridges-venv
+	.bridges-venv/bin/python -m pip install --quiet --editable '.[dev,textarena]' verifiers==$(VERIFIERS)
+	rm -f .bridges-venv/.built-* && touch $@
+
+bridges: .bridges-venv/.built-$(VERIFIERS)   ## tests with packages that CI has fakes of: textarena, verifiers (VERIFIERS=0.1.14)
+	.bridges-venv/bin/python -W ignore -m pytest tests/unit/test_textarena.py tests/unit/test_verifiers.py
+	.bridges-venv/bin/python -W ignore -m pytest tests/e2e/test_recipes.py -k verifiers-rl
+
 bench-serve: build extras   ## what the wire costs: the engine called directly and through `tinsmith serve` with the SDK, in turns
 	$(BIN)/python benches/serve.py
 
@@ -118,7 +129,7 @@ fmt: build
 	cargo fmt --all
 
 clean:
-	rm -rf $(VENV) .parity-venv .cookbook-venv .tml-venv target dist src/tinsmith/_native*.so
+	rm -rf $(VENV) .parity-venv .cookbook-venv .tml-venv .bridges-venv target dist src/tinsmith/_native*.so
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'

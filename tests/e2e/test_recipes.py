@@ -52,6 +52,8 @@ def small(recipe: str, chats: str) -> list[str]:
         return [recipe, "groups_per_batch=2", "max_steps=3", "group_size=2", "max_tokens=16", "test_size=4"]
     if recipe in LAST_STAGE:
         return [recipe, "teacher.max_steps=1", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
+    if recipe == "verifiers-rl":
+        pytest.importorskip("verifiers", reason="needs the extra: verifiers")
     games = ["test_games=4", "turns=2", "group_size=2"] if recipe == "multiplayer" else []
     return [recipe, "groups_per_batch=4", "max_steps=3", *games]
 

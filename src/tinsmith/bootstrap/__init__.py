@@ -30,6 +30,7 @@ from tinsmith.domain.errors import ConfigError, DataError, MissingExtraError
 from tinsmith.ports.clock import Clock
 from tinsmith.ports.data import DatasetSource, Row
 from tinsmith.ports.files import FileSystem
+from tinsmith.ports.foreign import ForeignEnvironment
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sandbox import Limits, Sandbox
@@ -66,6 +67,7 @@ __all__ = [
     "open_sandbox",
     "open_server",
     "open_source",
+    "open_verifiers",
     "read_corpus",
     "run_logs",
     "spool",
@@ -191,6 +193,14 @@ def open_chroma(
     from tinsmith.adapters.search.chroma import ChromaIndex
 
     return ChromaIndex(collection, documents, host=host, port=port, ssl=ssl, timeout_s=timeout_s)
+
+
+def open_verifiers(name: str, args: Mapping[str, Any]) -> ForeignEnvironment:
+    """An environment of the package `verifiers` by the name it is loaded by there (`sums` is one made here), with the
+    arguments of its `load_environment`. Close it when done. Raises MissingExtraError, ConfigError."""
+    from tinsmith.adapters.verifiers.environment import VerifiersEnvironment
+
+    return VerifiersEnvironment("tinsmith.adapters.verifiers.sums" if name == "sums" else name, args)
 
 
 def textarena_game(name: str, players: int | None = None) -> tuple[int, Callable[[int], Game]]:

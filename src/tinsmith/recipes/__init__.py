@@ -49,6 +49,9 @@ RECIPES: dict[str, Entry] = {
         "tinsmith.recipes.on_policy_distillation", "a student learns from a teacher's opinion of its own samples"
     ),
     "multi-teacher-distillation": Entry("tinsmith.recipes.multi_teacher", "the same with a teacher for each source"),
+    "verifiers-rl": Entry(
+        "tinsmith.recipes.verifiers_rl", "reinforcement learning in an environment of the package verifiers"
+    ),
     "sl-loop": Entry("tinsmith.recipes.sl_loop", "the supervised job as one readable loop, to copy and change"),
     "rl-loop": Entry("tinsmith.recipes.rl_loop", "the RL job as one readable loop, to copy and change"),
 }
