@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 from attrs import evolve, frozen
@@ -20,6 +20,7 @@ from tinsmith.envs.foreign import ForeignProblems
 from tinsmith.ports.foreign import ForeignEnvironment
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common, reinforcement
+from tinsmith.recipes.reinforcement import Environments
 
 NAME = "verifiers-rl"
 
@@ -41,30 +42,32 @@ class Config(reinforcement.MultiTurnConfig):
 
 
 def run(config: Config, progress: Progress) -> int:
-    args = validate(config)
-    model = common.open_model(config)
-    with closing(bootstrap.open_verifiers(config.env, args)) as environment:
-        train, test = problems(config, model, environment)
+    with environments(config, progress.note) as envs:
         path = config.log_path or common.default_path(NAME, config, config.env.rpartition("/")[2])
         shown = [("reward", "reward/total")]
         if config.env == "sums":
             shown += [("share of right answers", "correct"), ("answers a problem", "num_turns")]
-        reinforcement.train(NAME, config, progress, model, train, test, path, shown)
+        reinforcement.train(NAME, config, progress, envs.model, envs.train, envs.test, path, shown)
     return 0
+
+
+@contextmanager
+def environments(config: Config, note: Callable[[str], object]) -> Iterator[Environments]:
+    args = validate(config)
+    model = common.open_model(config)
+    with closing(bootstrap.open_verifiers(config.env, args)) as environment:
+        yield Environments(model, *problems(config, model, environment))
 
 
 def check(config: Config) -> Iterable[Any]:
     """The first prompt of a problem, and the most that the run can take; trains nothing."""
-    args = validate(config)
-    model = common.open_model(config)
-    with closing(bootstrap.open_verifiers(config.env, args)) as environment:
-        train, test = problems(config, model, environment)
-        prompt = asyncio.run(_first_prompt(train[0], config.timeout_s))
+    with environments(config, lambda note: None) as envs:
+        prompt = asyncio.run(_first_prompt(envs.train[0], config.timeout_s))
         yield f"the first prompt of a problem, {len(prompt)} tokens:"
-        yield model.tokenizer.decode(prompt)
-        num_tests = 0 if test is None else len(test)
-        yield f"{len(train)} problems, {num_tests} test problems"
-        yield from reinforcement.forecast(config, model, train, len(prompt), num_tests)
+        yield envs.model.tokenizer.decode(prompt)
+        num_tests = 0 if envs.test is None else len(envs.test)
+        yield f"{len(envs.train)} problems, {num_tests} test problems"
+        yield from reinforcement.forecast(config, envs.model, envs.train, len(prompt), num_tests)
 
 
 async def _first_prompt(builder: GroupBuilder, timeout_s: float) -> Ints:
