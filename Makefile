@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -not -path '*/target/*' 2>/dev/null) $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-.PHONY: run build cookbook extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering bench-serve bench-show bridges browser parity renderers oracles tiny package fmt clean help
+.PHONY: run build cookbook extras test lint types layers stubs rust-test py-test bench bench-engine bench-answers bench-rendering bench-serve bench-show bench-rollouts bridges browser parity renderers oracles tiny package fmt clean help
 
 run: build        ## train the tiny model on arithmetic by reinforcement learning
 	$(BIN)/tinsmith rl-basic
@@ -94,6 +94,9 @@ browser: build    ## what the tests and the bench of `tinsmith show` need beside
 
 bench-show: browser   ## seconds to make the page of 10,000 episodes, and to open it in a browser
 	$(BIN)/python benches/show.py
+
+bench-rollouts: build   ## 2,000 conversations at once against a sampler that takes its time: processor, memory, the loop
+	$(BIN)/python benches/rollouts.py
 
 DATA ?= ../shared/data
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from tinsmith.domain.tokens import Ints, ints
 from tinsmith.envs.base import Action, Env, Observation, Step
 from tinsmith.ports.sampler import FinishReason, Sampler
 from tinsmith.testing import FakeTokenizer, FakeTrainer
+from tinsmith.testing.faulty import Fail, Raise, at_random, faulty
 from tinsmith.workflows.rollouts import FailurePolicy, RolloutHooks, RolloutLimits, RolloutPlan, Rollouts, roll_out
 
 CONTEXT = 40
@@ -151,6 +153,51 @@ def test_what_the_world_fails_is_tried_again_and_comes_out_as_if_nothing_had_fai
     if not coupled:
         assert got.errors.get("OSError", 0) == world.failed
     assert (got.lost_groups, got.lost_episodes) == (0, 0)
+
+
+@quick
+@given(st.integers(0, 1000), st.sampled_from([0.05, 0.3]), st.booleans())
+def test_a_sampler_that_fails_changes_no_reward(sampler, seed, rate, same):
+    """Calls of the sampler are refused, or their results never arrive."""
+    calm = rolled(sampler, World(), plan(), same=same)
+    faults = at_random(seed, rate, [Raise(ConnectionError("refused")), Fail(ConnectionError("reset"))], ("sample",))
+    policy = FailurePolicy(retries=1000, backoff_s=0.0)
+    world = World()
+    assert content(rolled(faulty(sampler, faults), world, plan(failures=policy), same=same)) == content(calm)
+    assert world.made == world.closed
+
+
+def test_the_wait_before_a_retry_grows_with_the_retries_of_that_episode(sampler):
+    """And not with those of others of its group: many members that fail once each wait once each."""
+    waits = []
+
+    class Noted(FailurePolicy):
+        def wait_s(self, retry):
+            waits.append(retry)
+            return 0.0
+
+    rolled(sampler, World([True] * 9), plan(failures=Noted(retries=100)))
+    assert waits == [0] * 9
+
+
+def test_full_collections_of_garbage_are_put_off_while_episodes_run_and_no_longer(sampler):
+    before, inside = gc.get_threshold(), []
+
+    class Looks(Chat):
+        async def step(self, action: Action) -> Step:
+            inside.append(gc.get_threshold()[2])
+            return await super().step(action)
+
+    class Builder(Chats):
+        def make(self, n: int) -> Sequence[Env]:
+            return [Looks(self.world, ints([5] * 3), 1) for _ in range(n)]
+
+    roll_out(sampler, [Builder(World(), i, 1) for i in range(2)], plan())
+    assert min(inside) > before[2]
+    assert gc.get_threshold() == before
+    with pytest.raises(OSError, match="gone"):
+        rolled(sampler, World([True]), plan())
+    assert gc.get_threshold() == before
 
 
 @quick

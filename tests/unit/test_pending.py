@@ -2,11 +2,15 @@
 
 import asyncio
 import concurrent.futures
+import gc
+import threading
+import weakref
+from collections import Counter
 
 import pytest
 
 from tinsmith.domain.errors import CancelledWorkError, DeadlineError, WorldError
-from tinsmith.ports.pending import DEADLINE_S, Pending
+from tinsmith.ports.pending import DEADLINE_S, WOKEN_AT_ONCE, Pending
 
 
 async def _awaited(pending):
@@ -81,3 +85,70 @@ def test_a_wait_without_a_limit_of_its_own_has_one():
 
     assert Pending(Asked()).result() == DEADLINE_S
     assert Pending(Asked()).result(None) is None, "for ever only when that is said"
+
+
+def test_many_that_finish_at_once_are_woken_some_a_round_and_leave_nothing_behind():
+    """Between rounds the loop looks at its clock; and what was awaited is freed without the collector."""
+    futures = [concurrent.futures.Future() for _ in range(200)]
+    woken_in_round = Counter()
+
+    class Result:
+        pass
+
+    async def main():
+        rounds = 0
+
+        async def one(future):
+            await Pending(future)
+            woken_in_round[rounds] += 1
+
+        tasks = [asyncio.create_task(one(future)) for future in futures]
+        await asyncio.sleep(0)
+        thread = threading.Thread(target=lambda: [future.set_result(Result()) for future in futures])
+        thread.start()
+        thread.join()
+        while not all(task.done() for task in tasks):
+            rounds += 1
+            await asyncio.sleep(0)
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+        seen = [weakref.ref(future.result()) for future in futures]
+        futures.clear()
+        assert not any(ref() for ref in seen)
+    finally:
+        gc.enable()
+    assert sum(woken_in_round.values()) == 200
+    assert max(woken_in_round.values()) <= WOKEN_AT_ONCE
+
+
+def test_work_that_finishes_after_its_loop_was_closed_disturbs_nobody():
+    future = concurrent.futures.Future()
+
+    async def main():
+        asyncio.create_task(_awaited(Pending(future)))  # noqa: RUF006 - left behind on purpose
+        await asyncio.sleep(0)
+
+    future.set_running_or_notify_cancel()
+    asyncio.run(main())
+    future.set_result(1)
+
+
+def test_each_loop_wakes_its_own():
+    futures = [concurrent.futures.Future() for _ in range(2)]
+    found = [None, None]
+
+    def run(i):
+        found[i] = asyncio.run(_awaited(Pending(futures[i])))
+
+    for again in range(2):  # a second loop in the same thread too
+        threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
+        for thread in threads:
+            thread.start()
+        for i, future in enumerate(futures):
+            future.set_result((again, i))
+        for thread in threads:
+            thread.join(10)
+        assert found == [(again, 0), (again, 1)]
+        futures[:] = [concurrent.futures.Future() for _ in range(2)]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import threading
+from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +20,58 @@ DEADLINE_S = 3600.0
 on a laptop, its turn in the queue included: what is not there by then most likely never comes."""
 
 _CANCELLED = "the work was cancelled before it finished"
+WOKEN_AT_ONCE = 32
+"""Of those that wait on one event loop, how many go on in one of its rounds, between which it looks at its clock and
+its sockets: what each then does may take half a millisecond."""
+
+
+class _Wakes:
+    """Wakes those who wait on an event loop for work of other threads, many at a time.
+
+    `asyncio.wrap_future` does it one by one, with a write to a socket each, at which the thread that finishes the work
+    loses the interpreter's lock; and it leaves a cycle for each that holds the result until the collector comes.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._lock = threading.Lock()
+        self._finished: deque[asyncio.Future[None]] = deque()
+        self._called = False
+
+    def when_done(self, work: concurrent.futures.Future[Any]) -> asyncio.Future[None]:
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        work.add_done_callback(lambda _: self._finish(waiter))
+        return waiter
+
+    def _finish(self, waiter: asyncio.Future[None]) -> None:
+        with self._lock:
+            self._finished.append(waiter)
+            called, self._called = self._called, True
+        if not called:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+                self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        with self._lock:
+            some = [self._finished.popleft() for _ in range(min(len(self._finished), WOKEN_AT_ONCE))]
+            self._called = bool(self._finished)
+        for waiter in some:
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._called:
+            self.loop.call_soon(self._wake)
+
+
+_local = threading.local()
+
+
+def _wakes() -> _Wakes:
+    """Of the loop that runs in this thread."""
+    loop = asyncio.get_running_loop()
+    wakes: _Wakes | None = getattr(_local, "wakes", None)
+    if wakes is None or wakes.loop is not loop:
+        wakes = _local.wakes = _Wakes(loop)
+    return wakes
 
 
 class Pending(Generic[T]):
@@ -55,14 +110,17 @@ class Pending(Generic[T]):
 
     async def _wait(self) -> T:
         try:
-            return await asyncio.wrap_future(self._future)
+            if self._future.done():
+                await asyncio.sleep(0)  # others have their turn all the same
+            else:
+                await _wakes().when_done(self._future)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._future.cancelled() and task is not None and not task.cancelling():
-                # The work was cancelled, not the task that awaits it: to asyncio both look the same.
-                raise CancelledWorkError(_CANCELLED) from None
             self.cancel()  # nobody awaits it any more
             raise
+        try:
+            return self._future.result(0)
+        except concurrent.futures.CancelledError:
+            raise CancelledWorkError(_CANCELLED) from None
 
     def done(self) -> bool:
         return self._future.done()

@@ -19,6 +19,7 @@ from attrs import evolve, frozen
 from tinsmith.domain.episodes import Episode, Group
 from tinsmith.envs.base import Env, EpisodeOver, GroupBuilder, Observation
 from tinsmith.ports.sampler import Completion, Sampler
+from tinsmith.workflows.collecting import rare_full_collections
 from tinsmith.workflows.episode import EpisodeRunner, RolloutHooks, within
 from tinsmith.workflows.rollout_plan import FailurePolicy, RolloutLimits, RolloutPlan, draw_seed
 
@@ -34,6 +35,9 @@ __all__ = [
     "roll_out",
     "roll_out_async",
 ]
+
+EPISODES_BEGUN_AT_ONCE = 128
+"""In one round of the event loop."""
 
 
 @frozen(eq=False)
@@ -91,9 +95,15 @@ async def roll_out_async(
         async with gate:
             return await _Group(sampler, builder, plan, index, resets, errors, hooks).run()
 
+    running: list[asyncio.Task[Group | None]] = []
+    at_once = max(EPISODES_BEGUN_AT_ONCE // plan.group_size, 1)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(one(i, b)) for i, b in enumerate(builders)]
+        with rare_full_collections():
+            async with asyncio.TaskGroup() as tasks:
+                for index, builder in enumerate(builders):
+                    running.append(tasks.create_task(one(index, builder)))
+                    if index % at_once == at_once - 1:
+                        await asyncio.sleep(0)  # the loop looks at its clock between many beginnings
     except BaseExceptionGroup as failures:  # the first failure stopped the others; it is the one to tell of
         raise failures.exceptions[0] from failures
     groups = tuple(g for task in running if (g := task.result()) is not None)
@@ -125,6 +135,7 @@ class _Group:
 
     async def run(self) -> Group | None:
         """None for a group that is left out."""
+        tried = 0
         while True:
             try:
                 done = await self._attempt()
@@ -136,10 +147,11 @@ class _Group:
                 if not self._plan.failures.is_worlds(error):
                     raise error from caught
                 # What is not coupled was tried again where it failed.
-                if not (self._builder.coupled and await self._may_retry(error)):
+                if not (self._builder.coupled and await self._may_retry(error, tried)):
                     if self._plan.failures.min_share is None:
                         raise error from caught
                     return None
+                tried += 1
 
     async def _attempt(self) -> list[Episode]:
         """The episodes that came off."""
@@ -170,6 +182,7 @@ class _Group:
     async def _begin(self, envs: list[Env], member: int) -> Observation | Episode | None:
         """The first observation of an episode, from another environment where the first one failed; an Episode that is
         over already; None where the episode is left out."""
+        tried = 0
         while True:
             try:
                 # Players wait for each other: a bound on how many begin at once could keep out the one they wait for.
@@ -180,8 +193,9 @@ class _Group:
                     transitions=(), stop_reason=over.stop_reason, final_reward=over.reward, metrics=over.metrics
                 )
             except Exception as error:  # noqa: BLE001 - sorted there
-                if not await self._goes_on(error):
+                if not await self._goes_on(error, tried):
                     return None
+            tried += 1
             await self._replace(envs, member)
 
     async def _first_actions(self, first: Sequence[Observation | Episode | None]) -> list[Completion | None]:
@@ -207,6 +221,7 @@ class _Group:
         """One episode of the group; None where it is left out. A retry draws as the first try did, so that what comes
         out is what would have come out had nothing failed."""
         known = first
+        tried = 0
         while isinstance(first, Observation):
             if isinstance(known, Observation) and not _same(first, known):
                 completion = None  # it begins otherwise this time
@@ -217,45 +232,49 @@ class _Group:
             try:
                 return await runner.run(envs[member], first, completion)
             except Exception as error:  # noqa: BLE001 - sorted there
-                if not await self._goes_on(error):
+                if not await self._goes_on(error, tried):
                     return None
+            tried += 1
             await self._replace(envs, member)
             first = await self._begin(envs, member)
         return first
 
-    async def _goes_on(self, error: Exception) -> bool:
+    async def _goes_on(self, error: Exception, tried: int) -> bool:
         """After a failure of one episode: True to try it again, False to leave it out; raises where neither may be."""
         if self._builder.coupled or not self._plan.failures.is_worlds(error):
             raise error
-        if await self._may_retry(error):
+        if await self._may_retry(error, tried):
             return True
         if self._plan.failures.min_share is None:
             raise error
         return False
 
     async def _replace(self, envs: list[Env], member: int) -> None:
-        """Another environment for an episode whose own failed."""
-        failed = envs[member]
-        (envs[member],) = self._builder.make(1)
-        with contextlib.suppress(Exception):  # it failed already
-            await self._close(failed)
+        """Another environment for an episode whose own failed: of the same place, for those of a group may differ."""
+        made = list(self._builder.make(self._plan.group_size))
+        failed, envs[member] = envs[member], made[member]
+        made[member] = failed
+        # The others were not begun, and the one that failed did so already.
+        await asyncio.gather(*(self._close(env) for env in made), return_exceptions=True)
 
     async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
         """The work's result, tried again as the policy allows."""
+        tried = 0
         while True:
             try:
                 return await within(work(), self._plan.limits.turn_timeout)
             except Exception as error:
-                if not self._plan.failures.is_worlds(error) or not await self._may_retry(error):
+                if not self._plan.failures.is_worlds(error) or not await self._may_retry(error, tried):
                     raise
+                tried += 1
 
-    async def _may_retry(self, error: BaseException) -> bool:
-        """Count the failure; wait before the next try, if there is one left."""
+    async def _may_retry(self, error: BaseException, tried: int) -> bool:
+        """Count the failure; wait before the next try, if there is one left. tried: retries of the same work so far."""
         self._errors[type(error).__name__] += 1
         if self._retries >= self._plan.failures.retries:
             return False
         self._retries += 1
-        await asyncio.sleep(self._plan.failures.wait_s(self._retries - 1))
+        await asyncio.sleep(self._plan.failures.wait_s(tried))
         return True
 
     async def _close(self, env: Env) -> None:
