@@ -35,6 +35,7 @@ from tinsmith.ports.grader import Grader
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sandbox import Limits, Sandbox
 from tinsmith.ports.search import SearchIndex
+from tinsmith.ports.tools import ToolServer
 
 if TYPE_CHECKING:
     from tinsmith.adapters.local.spool import SpooledRows
@@ -63,6 +64,7 @@ __all__ = [
     "open_bm25",
     "open_chroma",
     "open_grader",
+    "open_mcp",
     "open_model",
     "open_sandbox",
     "open_server",
@@ -258,6 +260,23 @@ def open_sandbox(
         check(here)
         backend, most = here, max(2, cores())
     return SandboxPool(backend, max_concurrent=max_concurrent or most)
+
+
+def open_mcp(
+    where: str | Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    timeout_s: float = 60.0,
+) -> ToolServer:
+    """The tools of an MCP server (extra `mcp`): a URL, or a program with its arguments, which is started here and ends
+    with `close`. Of the environment it gets a few common names, and `env`. timeout_s: seconds that a call may take.
+
+    Raises MissingExtraError, and WorldError or DeadlineError for a server that does not start.
+    """
+    from tinsmith.adapters.mcp.server import McpServer
+
+    return McpServer(where, env=env, cwd=cwd, timeout_s=timeout_s)
 
 
 def open_server(

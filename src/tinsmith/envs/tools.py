@@ -18,6 +18,7 @@ from tinsmith.domain.episodes import StopReason
 from tinsmith.domain.errors import ConfigError, DeadlineError, WorldError
 from tinsmith.domain.messages import Message, Tool, ToolCall
 from tinsmith.envs.message import MessageStep
+from tinsmith.ports.tools import ToolServer
 
 _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -148,6 +149,24 @@ def _value(value: Any, kind: Any, where: str) -> Any:
 def _said(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def served_tools(server: ToolServer) -> tuple[ToolFunction, ...]:
+    """The tools of a server, such as `bootstrap.open_mcp` opens. What it refuses is told to the model; that it fails,
+    or is gone, is the world's failure. A server that keeps something between calls keeps it between episodes too: open
+    one for each environment then, and close it with that."""
+    return tuple(_served(server, tool) for tool in server.tools)
+
+
+def _served(server: ToolServer, tool: Tool) -> ToolFunction:
+    async def call(**arguments: Any) -> str:
+        reply = await server.call(tool.name, arguments)
+        if reply.refused:
+            raise ToolError(reply.text)
+        return reply.text
+
+    function = tool.definition["function"]
+    return ToolFunction(tool.name, function.get("description", ""), function["parameters"], call)
 
 
 def _functions(values: Iterable[ToolFunction]) -> tuple[ToolFunction, ...]:

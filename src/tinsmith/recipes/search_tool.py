@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from attrs import evolve, frozen
@@ -14,9 +16,10 @@ from tinsmith.config import option
 from tinsmith.domain.documents import Document
 from tinsmith.domain.errors import ConfigError
 from tinsmith.envs.search import QuestionSet, SearchTask, read_questions, search_tool
-from tinsmith.envs.tools import ToolBox
+from tinsmith.envs.tools import ToolBox, served_tools
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.search import SearchIndex
+from tinsmith.ports.tools import ToolServer
 from tinsmith.recipes import common, reinforcement, small_world
 from tinsmith.recipes.reinforcement import Environments, MultiTurnConfig
 
@@ -45,8 +48,11 @@ class Config(MultiTurnConfig):
     )
     search: Literal["bm25", "chroma"] = option("bm25", help="by words in memory, or a collection of a Chroma server")
     chroma: ChromaSettings = option(factory=ChromaSettings, help="of search=chroma")
+    mcp: tuple[str, ...] = option(
+        (), help="more tools for the policy: those of MCP servers, by command or URL, which keep nothing between calls"
+    )
     n_results: int = option(3, help="documents that a query gives", min=1)
-    search_timeout_s: float = option(60.0, help="seconds that a search may take", exclusive_min=0)
+    search_timeout_s: float = option(60.0, help="seconds that a search, or another tool, may take", exclusive_min=0)
     format_coef: float = option(0.1, help="what a conversation without an answer in the form asked for loses", min=0)
     groups_per_batch: int = option(8, help="questions a step", min=1)
     max_steps: int = option(8, help="steps: batches of rollouts", min=1)
@@ -66,22 +72,29 @@ def run(config: Config, progress: Progress) -> int:
 def environments(config: Config, note: Callable[[str], object]) -> Iterator[Environments]:
     validate(config)
     model = open_model(config)
-    with closing(open_index(config)) as index:
-        yield Environments(model, *load_questions(config, model, index))
+    with ExitStack() as open_:
+        index = open_.enter_context(closing(open_index(config)))
+        servers = [open_.enter_context(closing(open_tools(where, config))) for where in config.mcp]
+        yield Environments(model, *load_questions(config, model, index, servers))
+
+
+def open_tools(where: str, config: Config) -> ToolServer:
+    return bootstrap.open_mcp(
+        where if "://" in where else shlex.split(where), cwd=str(Path.cwd()), timeout_s=config.search_timeout_s
+    )
 
 
 def check(config: Config) -> Iterable[Any]:
     """One rendered question, and the most that the run can take; trains nothing."""
-    validate(config)
-    model = open_model(config)
-    with closing(open_index(config)) as index:
-        train, test = load_questions(config, model, index)
+    with environments(config, lambda note: None) as envs:
+        model, train = envs.model, envs.train
+        assert isinstance(train, QuestionSet)
         first = train.questions[0]
         tools = train.task.box.tools
         prompt = model.renderer.generation_prompt(train.task.messages(first), tools=tools).ids
         yield f"one question, {len(prompt)} tokens; right is {' or '.join(first.answers)}:"
         yield model.tokenizer.decode(prompt)
-        yield f"{len(train)} questions, {0 if test is None else len(test)} test questions, searched by {index.name}"
+        yield f"{len(train)} questions, {0 if envs.test is None else len(envs.test)} test questions"
     episodes = config.max_steps * config.groups_per_batch * config.group_size
     turns = config.max_turns or 1
     longest = min(len(prompt) + turns * config.max_tokens, config.max_trajectory_tokens or model.context)
@@ -126,10 +139,13 @@ def open_index(config: Config) -> SearchIndex:
     )
 
 
-def load_questions(config: Config, model: Model, index: SearchIndex) -> tuple[QuestionSet, QuestionSet | None]:
+def load_questions(
+    config: Config, model: Model, index: SearchIndex, servers: Sequence[ToolServer]
+) -> tuple[QuestionSet, QuestionSet | None]:
     """What to train and to test on."""
     reinforcement.check_room(config, model)
-    box = ToolBox([search_tool(index, config.n_results)], timeout_s=config.search_timeout_s)
+    functions = [search_tool(index, config.n_results), *(f for server in servers for f in served_tools(server))]
+    box = ToolBox(functions, timeout_s=config.search_timeout_s)
     task = SearchTask(renderer=model.renderer, box=box, format_coef=config.format_coef)
 
     def read(where: str) -> QuestionSet:
