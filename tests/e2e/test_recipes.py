@@ -16,8 +16,16 @@ from tinsmith.recipes import RECIPES, load_recipe
 EXAMPLES = ("chat-sl", "dpo", "reward-model")
 """Recipes that learn from examples and make their own."""
 
-LAST_STAGE = {"rlhf": "rl", "on-policy-distillation": "student", "multi-teacher-distillation": "student"}
+LAST_STAGE = {
+    "rlhf": "rl",
+    "on-policy-distillation": "student",
+    "multi-teacher-distillation": "student",
+    "off-policy-distillation": "student",
+}
 """Of recipes of several stages, where the last one lies."""
+
+ASKING = ("off-policy-distillation",)
+"""Recipes that learn from examples which a teacher makes."""
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +58,8 @@ def small(recipe: str, chats: str) -> list[str]:
         return [recipe, *stages, "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=8"]
     if recipe == "search-tool":
         return [recipe, "groups_per_batch=2", "max_steps=3", "group_size=2", "max_tokens=16", "test_size=4"]
+    if recipe in ASKING:
+        return [recipe, "teacher.max_steps=1", "batch_size=4", "max_steps=3", "max_rows=20", "test_size=4"]
     if recipe in LAST_STAGE:
         return [recipe, "teacher.max_steps=1", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
     if recipe == "verifiers-rl":
@@ -223,6 +233,42 @@ def test_a_student_gets_near_its_teacher_by_its_own_samples_and_goes_on_after_a_
     assert main([*words, "max_steps=2", "log_path=stopped"]) == 0
     for name in ("teacher_kl", "optim/grad_norm", "env/all/correct"):
         assert metrics("stopped/student")[1][name] == calm[1][name], name
+
+
+def test_a_student_learns_its_teachers_answers_and_its_likeliest_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["off-policy-distillation", "max_rows=96", "test_size=48", "teacher.max_steps=6", "export=none"]
+    assert main([*words, "log_path=soft"]) == 0
+    lines = metrics("soft/student")
+    assert lines[-1]["final/test/kl"] < 0.5 * lines[0]["test/kl"]
+    assert lines[-1]["final/test/nll"] < lines[0]["test/nll"]
+    assert "right answers to arithmetic" in capsys.readouterr().out
+    rows = [json.loads(line) for line in Path("soft/answers-arithmetic.jsonl").read_text().splitlines()]
+    assert len(rows) == 96
+    assert rows[0]["messages"][0]["content"].startswith("What is ")
+    shutil.copytree("soft", "hard", ignore=shutil.ignore_patterns("student"))
+    assert main([*words, "top_k=0", "num_epochs=1", "log_path=hard"]) == 0
+    assert "train_kl" not in metrics("hard/student")[0]
+    assert Path("hard/answers-arithmetic.jsonl").read_bytes() == Path("soft/answers-arithmetic.jsonl").read_bytes()
+
+
+def test_a_teachers_likeliest_tokens_of_given_conversations(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["off-policy-distillation", "samples=data", "max_rows=40", "batch_size=8", "max_steps=2", "export=none"]
+    said = {
+        "is chat-sl": [*words, "data=small", "top_k=0", "teachers=tiny"],
+        "teachers=MODEL": [*words, "data=small"],
+        "asks one teacher": [*words, "data=small,recite", "teachers=tiny,other"],
+        "2 teachers for 1": [*words, "data=small", "teachers=tiny,other"],
+        "made before it": ["off-policy-distillation", "teachers=tiny", "prices=1,1,1", "budget=1"],
+    }
+    for why, bad in said.items():
+        assert main(bad) == 2
+        assert why in " ".join(capsys.readouterr().err.split()), why
+    words += ["data=small", "teachers=tiny", "test_size=8", "log_path=run"]
+    assert main(["check", *words]) == 0
+    assert main(words) == 0
+    first = metrics("run/student")[0]
+    assert first["train_kl"] == pytest.approx(first["test/kl"], abs=0.2)
+    assert first["train_mean_nll"] > 5, "the answers are not the teacher's"
 
 
 def test_teachers_that_are_named_teach_the_sources_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:

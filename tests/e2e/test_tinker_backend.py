@@ -95,6 +95,10 @@ RUNS = {
         *("multi-teacher-distillation", "teachers=tiny", "groups_per_batch=4", "max_steps=2", "test_size=4", "seed=3"),
         *("kl_discount_factor=0.5", "reward_coef=1"),
     ],
+    "soft targets": [
+        *("off-policy-distillation", "teachers=tiny", "top_k=3", "batch_size=4", "max_steps=2", "max_rows=12"),
+        *("test_size=4", "eval_every=1", "num_samples=2", "seed=3"),
+    ],
     "rl by name: ppo": [*RL, "loss.name=ppo", "num_substeps=2", "remove_constant_groups=false"],
     "rl by name: cispo": [*RL, "loss.name=cispo"],
     "rl not by name: gspo": [*RL, "loss.name=gspo"],

@@ -15,21 +15,35 @@ divergence restricted to the K tokens; with K the whole vocabulary it is the div
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from reference import distillation as reference
 from reference.strategies import cut, masked_rows, numbers
+from tinsmith import rendering
 from tinsmith.domain import losses
-from tinsmith.domain.datums import Batch
+from tinsmith.domain.chat_rows import conversation_from_row
+from tinsmith.domain.datums import Batch, Datum
 from tinsmith.domain.distillation import entropy, reverse_kl, soft_targets
-from tinsmith.domain.errors import NonFiniteError, ShapeError, TrainingError
+from tinsmith.domain.errors import ConfigError, DataError, NonFiniteError, ShapeError, TrainingError
+from tinsmith.domain.messages import Conversation, Message
 from tinsmith.domain.tokens import Floats, Offsets, floats, ints, offsets_of
+from tinsmith.ports.files import read
 from tinsmith.ports.pending import Pending
-from tinsmith.workflows.distillation import Teachers
+from tinsmith.ports.progress import Silent
+from tinsmith.testing import FakeTokenizer, FakeTrainer
+from tinsmith.testing.files import MemoryDisk, MemoryFiles, ProcessDied
+from tinsmith.testing.scripted import ScriptedSampler
+from tinsmith.workflows.distillation import SoftObjective, SoftTargets, Teachers
 from tinsmith.workflows.reference import Reference
+from tinsmith.workflows.teacher_answers import CUT, UNMATCHED, Answers, AskSettings, Question, ask, pattern
 
 Masked = tuple[list[float], list[bool], Offsets]
 gammas = st.one_of(st.sampled_from([0.0, 1.0]), numbers(0, 1))
@@ -229,6 +243,140 @@ def test_shares_do_not_depend_on_how_unlikely_all_of_them_are(logprobs: list[flo
     other = soft_targets(ids, floats([[x + shift for x in logprobs]]))[1]
     assert other.ravel().tolist() == pytest.approx(one.ravel().tolist(), abs=1e-3)
     assert float(one.sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> list[list[int]]:
+    row = st.lists(st.integers(0, V - 1), min_size=2, max_size=7)
+    return draw(st.lists(row, min_size=1, max_size=4))
+
+
+TOKENIZER = FakeTokenizer()
+V = TOKENIZER.vocab_size
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[FakeTrainer]:
+    trainer = FakeTrainer(TOKENIZER, context=64)
+    yield trainer
+    trainer.close()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=sequences(), k=st.integers(1, 5), seed=st.integers(0, 9))
+def test_a_teacher_is_asked_what_comes_after_each_token(
+    fake: FakeTrainer, drawn: list[list[int]], k: int, seed: int
+) -> None:
+    """The K targets of a position are the likeliest tokens given the row up to there, and nothing of other rows."""
+    rng = np.random.default_rng(seed)
+    weights = [rng.choice([0.0, 1.0, 0.5], len(row) - 1) for row in drawn]
+    batch = Batch.of(
+        [Datum(tokens=row[:-1], targets=row[1:], weights=w) for row, w in zip(drawn, weights, strict=True)]
+    )
+    with fake.sampler().result() as sampler:
+        soft = SoftTargets(sampler, k, 10.0).soften(batch)
+        assert soft.targets.shape == (batch.num_tokens, k + 1)
+        assert soft.targets[:, -1].tolist() == batch.targets.tolist()
+        assert not soft.weights[:, -1].any()
+        assert soft.weights.sum(axis=1).tolist() == pytest.approx(batch.weights.tolist(), abs=1e-6)
+        assert (soft.weights[:, :-1] >= 0).all()
+        for datum in list(soft)[:2]:
+            t = int(rng.integers(len(datum.tokens)))
+            every = [float(sampler.score(ints([*datum.tokens[: t + 1], i])).result()[-1]) for i in range(V)]
+            best = np.sort(every)[::-1][:k]
+            found = np.array(every)[datum.targets[t, :k]]
+            assert found.tolist() == pytest.approx(best.tolist(), abs=1e-4)
+            assert len(set(datum.targets[t, :k].tolist())) == k
+        objective = SoftObjective(SoftTargets(sampler, V, 10.0), test=list(batch))
+        if any(w.any() for w in weights):
+            said = objective.evaluation(objective.submit_evaluation(fake), 10.0)
+            assert said["test/kl"] == pytest.approx(0.0, abs=1e-4), "the student is its own teacher"
+
+
+# What a teacher answered is kept
+
+
+RENDERER = rendering.get("chatml", TOKENIZER)
+WHERE = Path("/run/answers.jsonl")
+
+
+class Recited:
+    """A teacher that gives each question back, with the number of the sample; counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.sampler = ScriptedSampler(TOKENIZER, self.answer)
+
+    def answer(self, prompt: str, j: int) -> str:
+        word = prompt.rpartition("user\n")[2].partition("<")[0]
+        self.asked.append(word)
+        return f"{word} {j}" if word != "long" else "x" * 99
+
+
+def keep_answers(teacher: Recited, words: list[str], files: MemoryFiles, of: str = "1", **settings: Any) -> Answers:
+    questions = [
+        Question(
+            asked=Conversation((Message("system", "Recite."), Message.user(word))),
+            kept=Conversation((Message.user(word),)),
+        )
+        for word in words
+    ]
+    how = AskSettings(max_tokens=40, samples=2, in_flight=3, **settings)
+    return ask(teacher.sampler, RENDERER, questions, how, path=WHERE, of=of, files=files, progress=Silent())
+
+
+WORDS = [f"w{i}" for i in range(5)]
+
+
+def test_what_a_teacher_reads_is_not_what_a_student_reads() -> None:
+    disk = MemoryDisk()
+    files = disk.mount()
+    found = keep_answers(Recited(), ["a", "long"], files)
+    rows = [json.loads(line) for line in read(files, WHERE).splitlines()]
+    assert [conversation_from_row(row).messages for row in rows] == [
+        (Message.user("a"), Message.assistant(f"a {j}")) for j in range(2)
+    ]
+    assert (found.kept, found.left_out) == (2, {CUT: 2})
+    with pytest.raises(DataError, match="no answer to learn from"):
+        keep_answers(Recited(), ["long"], files, of="2")
+
+
+def test_a_pattern_keeps_what_it_finds_exactly_once() -> None:
+    files = MemoryDisk().mount()
+    found = keep_answers(Recited(), ["a", "b"], files, extract=pattern(r"a (\d)"))
+    rows = [json.loads(line)["messages"][-1]["content"] for line in read(files, WHERE).splitlines()]
+    assert rows == ["0", "1"]
+    assert found.left_out == {UNMATCHED: 2}
+    for bad, why in (("(", "regular expression"), ("a", "0 groups"), ("(a)(b)", "2 groups")):
+        with pytest.raises(ConfigError, match=why):
+            pattern(bad)
+
+
+@pytest.mark.parametrize("survives", ["a process", "nothing", "some", "all"])
+def test_a_stage_that_died_anywhere_goes_on_to_the_same_file(survives: str) -> None:
+    """Killed at each operation in turn, or with the machine; what is complete is not asked again."""
+    calm = MemoryDisk().mount()
+    keep_answers(Recited(), WORDS, calm)
+    for at in range(1, calm.operations + 1):
+        disk = MemoryDisk()
+        rng = np.random.default_rng(at)
+        with pytest.raises(ProcessDied):
+            keep_answers(Recited(), WORDS, disk.mount(crash_at=at))
+        if survives == "a process":
+            disk.kill()
+        else:
+            keep = {"nothing": lambda n: 0, "some": lambda n, r=rng: int(r.integers(n + 1)), "all": lambda n: n}
+            disk.power_cut(keep[survives])
+        again = Recited()
+        keep_answers(again, WORDS, disk.mount())
+        assert read(disk.mount(), WHERE) == read(calm, WHERE), at
+        if survives == "a process":
+            assert len(again.asked) <= 2 * len(WORDS)
+        last = Recited()
+        keep_answers(last, WORDS, disk.mount())
+        assert not last.asked
+        keep_answers(last, WORDS, disk.mount(), of="another teacher")
+        assert len(last.asked) == 2 * len(WORDS)
 
 
 def test_bad_input_is_refused() -> None:

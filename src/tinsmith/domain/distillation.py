@@ -77,9 +77,9 @@ def soft_targets(top_ids: Ints, top_logprobs: Floats) -> tuple[Ints, Floats, Flo
     return top_ids.astype(np.int32), (shares / total).astype(np.float32), mass.astype(np.float32)
 
 
-def entropy(weights: Floats) -> npt.NDArray[np.float64]:
+def entropy(weights: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """[T]: entropy in nats of each position's weights [T, K] as a distribution; 0 where they are all 0."""
-    w = weights.astype(np.float64)
+    w = np.asarray(weights, np.float64)
     out: npt.NDArray[np.float64] = -(w * np.log(np.where(w > 0, w, 1.0))).sum(axis=1)
     return out
 

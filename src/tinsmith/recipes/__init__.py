@@ -45,12 +45,15 @@ RECIPES: dict[str, Entry] = {
     "math-rl": Entry("tinsmith.recipes.math_rl", "reinforcement learning on sums, GSM8K, MATH, Polaris or DeepMath"),
     "search-tool": Entry("tinsmith.recipes.search_tool", "questions that are answered by searching a corpus, in turns"),
     "multiplayer": Entry("tinsmith.recipes.multiplayer", "games: against fixed opponents, or against oneself"),
+    "verifiers-rl": Entry(
+        "tinsmith.recipes.verifiers_rl", "reinforcement learning in an environment of the package verifiers"
+    ),
     "on-policy-distillation": Entry(
         "tinsmith.recipes.on_policy_distillation", "a student learns from a teacher's opinion of its own samples"
     ),
     "multi-teacher-distillation": Entry("tinsmith.recipes.multi_teacher", "the same with a teacher for each source"),
-    "verifiers-rl": Entry(
-        "tinsmith.recipes.verifiers_rl", "reinforcement learning in an environment of the package verifiers"
+    "off-policy-distillation": Entry(
+        "tinsmith.recipes.off_policy_distillation", "a student learns a teacher's answers, or its likeliest tokens"
     ),
     "sl-loop": Entry("tinsmith.recipes.sl_loop", "the supervised job as one readable loop, to copy and change"),
     "rl-loop": Entry("tinsmith.recipes.rl_loop", "the RL job as one readable loop, to copy and change"),

@@ -70,7 +70,7 @@ def run(config: Config, progress: Progress, name: str = NAME) -> int:
             JoinedProblems(tuple(test)) if test else None,
             root / "student",
             shown(config, names),
-            teachers=dict(zip(names, teachers, strict=True)),
+            teachers={name: teacher.sampler for name, teacher in zip(names, teachers, strict=True)},
             reward_coef=config.reward_coef,
         )
     return 0
@@ -111,10 +111,8 @@ def check(config: Config) -> Iterable[Any]:
 def validate(config: Config) -> None:
     reinforcement.validate(config)
     check_coef(config.kl_penalty_coef, config.kl_discount_factor)
-    if not config.data:
-        raise ConfigError("data names no source")
     if config.weights and len(config.weights) != len(config.data):
         raise ConfigError(f"{len(config.weights)} weights for {len(config.data)} sources: give each one, or none")
     if config.reward_coef == 0 and config.remove_constant_groups:
         raise ConfigError("remove_constant_groups compares rewards, which teach nothing here: take a reward_coef too")
-    teaching.check_teachers(config.data, config.teachers, config.teacher)
+    teaching.check_teachers(config.data, config.teachers, config.teacher, config.budget)

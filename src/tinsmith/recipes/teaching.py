@@ -15,15 +15,16 @@ from tinsmith import bootstrap
 from tinsmith.bootstrap import Backend, Model
 from tinsmith.config import option
 from tinsmith.domain.errors import ConfigError, DataError
+from tinsmith.domain.messages import Conversation
 from tinsmith.domain.tokens import Ints
 from tinsmith.envs import prompt
 from tinsmith.envs.base import ProblemSource
+from tinsmith.envs.problem import ProblemGroup
 from tinsmith.ports.data import IndexedRows, Row
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
 from tinsmith.recipes import chat_sl, common, math_rl, small_sets
 from tinsmith.recipes.common import RunConfig
-from tinsmith.recipes.reinforcement import RLConfig
 from tinsmith.recipes.shorter import Part
 from tinsmith.recipes.sources import NamedSet
 
@@ -45,12 +46,20 @@ MADE_HERE = ("arithmetic", "recite")
 """Sources that a teacher is trained for where none is named."""
 
 
-def check_teachers(sources: Sequence[str], teachers: Sequence[str], settings: TeacherSettings) -> None:
+def check_teachers(
+    sources: Sequence[str], teachers: Sequence[str], settings: TeacherSettings, budget: float | None
+) -> None:
     """Refuse what does not fit together, before anything is loaded."""
+    if not sources:
+        raise ConfigError("data names no source")
     if len(teachers) not in (0, 1, len(sources)):
         raise ConfigError(f"{len(teachers)} teachers for {len(sources)} sources: give one for all, or one for each")
     if teachers:
         return
+    if budget is not None:
+        raise ConfigError(
+            "budget= is of one run, and a teacher that is trained first is another: teachers=MODEL names one"
+        )
     if unknown := [source for source in sources if source not in MADE_HERE]:
         raise ConfigError(
             f"no teacher is named, and one is trained here for {' and '.join(MADE_HERE)} alone: name the teacher of "
@@ -60,28 +69,36 @@ def check_teachers(sources: Sequence[str], teachers: Sequence[str], settings: Te
         raise ConfigError("teacher.backend, base_url and tokenizer are of a teacher that is named: teachers=MODEL")
 
 
+@frozen(eq=False)
+class Teacher:
+    model: Model
+    sampler: Sampler
+
+
 @contextmanager
 def open_teachers(
-    config: Any, student: Model, sources: Sequence[str], root: Path, progress: Progress
-) -> Iterator[list[Sampler]]:
-    """The teacher of each source, the same sampler where it is the same. `config` is a RunConfig with `teachers` and
-    `teacher`. Where none is named they are trained first, below `root`."""
+    config: Any, student: Model, sources: Sequence[str], root: Path, progress: Progress, *, scores: bool = True
+) -> Iterator[list[Teacher]]:
+    """The teacher of each source, the same object where it is the same. `config` is a RunConfig with `teachers` and
+    `teacher`. Where none is named they are trained first, below `root`. scores: they read the student's tokens, which
+    then must be theirs."""
     with ExitStack() as open_:
         if config.teachers:
             names = list(config.teachers) * (len(sources) if len(config.teachers) == 1 else 1)
-            made: dict[str, Sampler] = {}
+            made: dict[str, Teacher] = {}
             for name in dict.fromkeys(names):
                 teacher = open_teacher(config, name)
-                check_tokens(student, teacher)
-                made[name] = open_.enter_context(teacher.sampler())
+                if scores:
+                    check_tokens(student, teacher)
+                made[name] = Teacher(teacher, open_.enter_context(teacher.sampler()))
             yield [made[name] for name in names]
             return
-        samplers = []
+        teachers = []
         for source in sources:
             progress.note(f"no teacher is named: one for {source} is trained first")
             handle = _train(source, config, root / f"teacher-{source}", progress)
-            samplers.append(common.open_state(open_, student, config, handle, "teacher"))
-        yield samplers
+            teachers.append(Teacher(student, common.open_state(open_, student, config, handle, "teacher")))
+        yield teachers
 
 
 def open_teacher(config: Any, name: str) -> Model:
@@ -123,6 +140,19 @@ def _train(source: str, config: RunConfig, path: Path, progress: Progress) -> st
 # Prompts
 
 
+def questions_of(source: ProblemSource, rows: int | None = None) -> list[Conversation]:
+    """What a source asks, in its own order."""
+    asked = []
+    for i in range(len(source) if rows is None else min(rows, len(source))):
+        group = source[i]
+        if isinstance(group, ProblemGroup):
+            asked.append(Conversation(group.task.messages(group.source)))
+        else:
+            assert isinstance(group, prompt.PromptGroup)
+            asked.append(group.prompt)
+    return asked
+
+
 def names_of(sources: Sequence[str]) -> list[str]:
     """A name for each source, no two alike: tags and metrics go by it."""
     short = [source.rsplit("/")[-1] for source in sources]
@@ -144,15 +174,20 @@ def open_problems(
     config: Any, model: Model, note: Callable[[str], object]
 ) -> Iterator[tuple[list[ProblemSource], list[ProblemSource]]]:
     """Of each source in `config.data` what to train on, and what to test on, of those that have something. `config` is
-    an RLConfig with `data`, `max_rows`, `test_size` and `too_long`. A group's first tag is the name of its source."""
+    a RunConfig with `data`, `max_tokens`, `max_rows`, `test_size`, `too_long`. A group's first tag names its source."""
     with closing(bootstrap.open_grader()) as grader:
         train: list[ProblemSource] = []
         test: list[ProblemSource] = []
         for source, name in zip(config.data, names_of(config.data), strict=True):
             if is_math(source):
-                shared = {a.name: getattr(config, a.name) for a in attrs.fields(RLConfig)}
+                shared = {a.name: getattr(config, a.name) for a in attrs.fields(RunConfig)}
                 problems = math_rl.Config(
-                    **shared, env=source, test_size=config.test_size, too_long=config.too_long, fewshot=False
+                    **shared,
+                    env=source,
+                    max_tokens=config.max_tokens,
+                    test_size=config.test_size,
+                    too_long="raise" if config.too_long == "raise" else "skip",
+                    fewshot=False,
                 )
                 some, held_out = math_rl.load_problems(problems, model, grader, note)
                 if config.max_rows is not None:
@@ -183,7 +218,7 @@ def prompt_rows(
             return None  # a token stands for a byte or more
         if len(prompt.observe(model.renderer, asked).tokens) <= room:
             return None
-        if config.too_long == "skip":
+        if config.too_long != "raise":
             return f"have prompts of more than {room} tokens"
         raise DataError(
             f"its prompt has more than {room} tokens, which is the context less max_tokens; or too_long=skip",

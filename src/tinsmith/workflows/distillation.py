@@ -1,16 +1,25 @@
-"""What teachers make of a student's samples, each of those of its own sources."""
+"""Teachers: their opinion of a student's samples, each of those of its own sources, and their likeliest tokens as
+targets."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from attrs import evolve, frozen
 
-from tinsmith.domain.datums import Batch
-from tinsmith.domain.distillation import ReverseKL, reverse_kl
-from tinsmith.domain.errors import TrainingError
+from tinsmith.domain.datums import Batch, Datum
+from tinsmith.domain.distillation import ReverseKL, entropy, reverse_kl, soft_targets
+from tinsmith.domain.errors import CapabilityError, TrainingError
+from tinsmith.domain.tokens import Floats, Ints
+from tinsmith.ports.pending import Pending
+from tinsmith.ports.sampler import Sampler, SampleResult, SamplingParams
+from tinsmith.ports.trainer import LossSpec, Trainer, TrainResult
+from tinsmith.workflows.evaluation import Reduction, in_batches
 from tinsmith.workflows.reference import Reference
+from tinsmith.workflows.supervised_data import normalised
+from tinsmith.workflows.waiting import wait
 
 
 @frozen(eq=False, kw_only=True)
@@ -47,3 +56,103 @@ def _means(told: ReverseKL, sources: Sequence[str]) -> dict[str, float]:
         rows = np.array([s == source for s in sources])
         metrics[f"teacher_kl/{source}"] = float(told.sums[rows].sum() / max(told.counts[rows].sum(), 1))
     return metrics
+
+
+TABLES_IN_FLIGHT = 64
+"""Sequences that a teacher is asked the likeliest tokens of at once."""
+
+
+class SoftTargets:
+    """A teacher's K likeliest next tokens at each position of given sequences."""
+
+    def __init__(self, sampler: Sampler, k: int, timeout_s: float) -> None:
+        self._sampler = sampler
+        self._k = k
+        self._timeout_s = timeout_s
+
+    def soften(self, batch: Batch) -> Batch:
+        """The batch with targets [T, K + 1]: the teacher's K, whose weights are its shares times the position's own
+        weight, and the target that was there, of weight 0, so that its likelihood is still seen."""
+        waiting: deque[Pending[SampleResult]] = deque()
+        ids: list[Ints] = []
+        logprobs: list[Floats] = []
+
+        def take() -> None:
+            result = wait(waiting.popleft(), "the teacher's likeliest tokens", self._timeout_s)
+            (last,) = result.completions
+            assert last.top_ids is not None
+            assert last.top_logprobs is not None
+            before = result.prompt_top_ids is not None and result.prompt_top_logprobs is not None
+            # Position t of a table is of token t, given those before it; what comes after the last is sampled.
+            ids.extend([result.prompt_top_ids[1:]] if before else [])  # type: ignore[index]
+            logprobs.extend([result.prompt_top_logprobs[1:]] if before else [])  # type: ignore[index]
+            ids.append(last.top_ids[:1])
+            logprobs.append(last.top_logprobs[:1])
+
+        params = SamplingParams(max_tokens=1, prompt_logprobs=True, top_prompt_logprobs=self._k, top_logprobs=self._k)
+        for datum in batch:
+            if len(waiting) == TABLES_IN_FLIGHT:
+                take()
+            waiting.append(self._sampler.sample(datum.tokens, params))
+        while waiting:
+            take()
+        targets, shares, _ = soft_targets(np.concatenate(ids), np.concatenate(logprobs))
+        own = batch.weights[:, None]
+        return evolve(
+            batch,
+            targets=np.hstack([targets, batch.targets[:, None]]),
+            weights=np.hstack([shares * own, np.zeros_like(own)]).astype(np.float32),
+        )
+
+
+class SoftObjective:
+    """The cross-entropy of a teacher's K likeliest tokens: `train_kl`, the mean over trained positions of the KL
+    divergence from the teacher's shares of them, in nats, and `train_mean_nll`, of the targets that the data give;
+    `test/kl` and `test/nll` of test data."""
+
+    def __init__(
+        self,
+        teacher: SoftTargets,
+        reduction: Reduction = "token_mean",
+        *,
+        test: Sequence[Datum] = (),
+    ) -> None:
+        self._teacher = teacher
+        self._reduction = reduction
+        self._test = in_batches(test)
+        self._soft_test: list[Batch] = []
+
+    def submit(self, trainer: Trainer, batch: Batch) -> Pending[TrainResult]:
+        if not trainer.capabilities.soft_targets:
+            raise CapabilityError("this backend takes one target a position: train on the samples alone, top_k=0")
+        soft = self._teacher.soften(batch)
+        trained = trainer.forward_backward(normalised(soft, self._reduction), LossSpec("cross_entropy"))
+        return trained.then(lambda done: evolve(done, metrics={**done.metrics, **_soft_metrics([soft], [done])}))
+
+    def metrics(self, batch: Batch, result: TrainResult) -> Mapping[str, float]:
+        return {"train_kl": result.metrics["kl"], "train_mean_nll": result.metrics["nll"]}
+
+    def submit_evaluation(self, trainer: Trainer) -> Sequence[Pending[TrainResult]]:
+        if not self._soft_test:
+            self._soft_test = [self._teacher.soften(batch) for batch in self._test]
+        return [trainer.forward(batch) for batch in self._soft_test]
+
+    def evaluation(self, submitted: Sequence[Pending[TrainResult]], timeout_s: float) -> Mapping[str, float]:
+        if not submitted:
+            return {}
+        results = [wait(pending, "the evaluation", timeout_s) for pending in submitted]
+        return {f"test/{name}": value for name, value in _soft_metrics(self._soft_test, results).items()}
+
+
+def _soft_metrics(batches: Sequence[Batch], results: Sequence[TrainResult]) -> dict[str, float]:
+    weights = np.concatenate([b.weights for b in batches]).astype(np.float64)
+    logprobs = np.concatenate([r.logprobs.reshape(b.targets.shape) for b, r in zip(batches, results, strict=True)])
+    own = weights.sum(axis=1)
+    kept = own > 0
+    weights, logprobs, own = weights[kept], logprobs[kept].astype(np.float64), own[kept]
+    shares = weights[:, :-1] / own[:, None]
+    divergence = -(shares * logprobs[:, :-1]).sum(axis=1) - entropy(shares)
+    return {
+        "kl": float(own @ divergence / own.sum()),
+        "nll": float(-(own @ logprobs[:, -1]) / own.sum()),
+    }

@@ -1,0 +1,231 @@
+"""off-policy-distillation: a student learns a teacher's answers, or its likeliest tokens at each place of given
+conversations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import evolve, frozen
+
+from tinsmith import bootstrap
+from tinsmith.bootstrap import Model
+from tinsmith.config import option, to_dict
+from tinsmith.domain.cost import Tokens
+from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.metrics import episode_metrics
+from tinsmith.envs.base import ProblemSource
+from tinsmith.ports.progress import Progress
+from tinsmith.ports.sampler import Sampler
+from tinsmith.recipes import chat_sl, common, sources, supervised, teaching
+from tinsmith.recipes.teaching import Teacher, TeacherSettings
+from tinsmith.workflows.distillation import SoftObjective, SoftTargets
+from tinsmith.workflows.evaluation import NllObjective, Objective
+from tinsmith.workflows.metering import Meter
+from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
+from tinsmith.workflows.teacher_answers import AskSettings, Question, ask
+
+NAME = "off-policy-distillation"
+
+
+@frozen(kw_only=True)
+class AskingConfig(chat_sl.Config):
+    """Options of recipes whose teacher answers prompts. `data` names the prompts."""
+
+    teachers: tuple[str, ...] = option(
+        (), help="models, as model=: one for all sources or one for each; none: trained first, of what is made here"
+    )
+    teacher: TeacherSettings = option(factory=TeacherSettings, help="where teachers are")
+    max_tokens: int = option(8, help="tokens that an answer of the teacher may have; a longer one is left out", min=1)
+    temperature: float = option(1.0, help="of the teacher's answers", min=0)
+    num_samples: int = option(1, help="answers to each prompt", min=1)
+    max_rows: int | None = option(512, help="prompts of each source at most", min=1)
+    test_size: int = option(128, help="prompts of each source set aside for evaluation", min=0)
+
+
+@frozen(kw_only=True)
+class Config(AskingConfig):
+    data: tuple[str, ...] = option(
+        ("arithmetic",),
+        help="prompts: arithmetic, gsm8k, math, polaris, deepmath, recite (made here), no_robots, tulu3, files, hf://NAME",
+    )
+    samples: Literal["teacher", "data"] = option(
+        "teacher", help="whose answers are learned: the teacher's, or those that the data have"
+    )
+    top_k: int = option(
+        20, help="likeliest tokens of the teacher that are targets at each position; 0: the answers' own tokens", min=0
+    )
+    num_epochs: int = option(4, help="passes over the answers", min=1)
+
+
+def run(config: Config, progress: Progress) -> int:
+    validate(config)
+    model = common.open_model(config)
+    names = teaching.names_of(config.data)
+    root = config.log_path or common.default_path(NAME, config, *names)
+    with ExitStack() as open_:
+        enter = open_.enter_context
+        teachers = enter(teaching.open_teachers(config, model, config.data, root, progress, scores=config.top_k > 0))
+        learned: AskingConfig = config
+        test: list[ProblemSource] = []
+        if config.samples == "teacher":
+            train, test = enter(teaching.open_problems(config, model, progress.note))
+            learned = asked(config, train, test, teachers, root, progress)
+        data, test_datums = chat_sl.load(learned, model, progress.note, teaching.SETS)
+
+        def objective(meter: Meter) -> Objective:
+            if not config.top_k:
+                return NllObjective(config.reduction, test=test_datums, token_bytes=model.text_bytes)
+            soft = SoftTargets(meter.sampler(teachers[0].sampler), config.top_k, config.timeout_s)
+            return SoftObjective(soft, config.reduction, test=test_datums)
+
+        progress.note("the student learns")
+        handle = supervised.train(NAME, config, root / "student", model, data, objective, progress, report)
+        compare(config, model, handle, [s for s in test if s.name in names and teaching.is_math(s.name)], progress)
+    return 0
+
+
+def report(progress: Progress, directory: Any) -> None:
+    supervised.report(
+        progress, directory, ("train_kl", "train_mean_nll", "train_mean_bpb", "test/kl", "test/nll", "test/bpb")
+    )
+
+
+def asked(
+    config: AskingConfig,
+    train: Sequence[ProblemSource],
+    test: Sequence[ProblemSource],
+    teachers: Sequence[Teacher],
+    root: Path,
+    progress: Progress,
+    *,
+    question: Callable[[Any], Question] = lambda prompt: Question(asked=prompt, kept=prompt),
+    **settings: Any,
+) -> AskingConfig:
+    """The teachers' answers to all prompts, as files below `root`; the options that learn from them."""
+    held_out = {source.name: source for source in test}
+    by_name = dict(zip(teaching.names_of(config.data), zip(train, teachers, strict=True), strict=True))
+    paths: list[str] = []
+    test_paths: list[str] = []
+    for name, (source, teacher) in by_name.items():
+        for part, some, found in ((name, source, paths), (f"{name}-test", held_out.get(source.name), test_paths)):
+            if some is None:
+                continue
+            prompts = teaching.questions_of(some, config.max_rows)
+            progress.note(f"the teacher answers {len(prompts)} prompts of {part}")
+            questions = [question(prompt) for prompt in prompts]
+            how = AskSettings(
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                samples=config.num_samples,
+                seed=config.seed,
+                timeout_s=config.timeout_s,
+                **settings,
+            )
+            answers = ask(
+                teacher.sampler,
+                teacher.model.renderer,
+                questions,
+                how,
+                path=root / f"answers-{part}.jsonl",
+                of=_digest(config, teacher, how, questions),
+                files=bootstrap.local_files(),
+                progress=progress,
+            )
+            found.append(str(answers.path))
+    most = config.test_size * config.num_samples
+    return evolve(config, data=tuple(paths), test_data=tuple(test_paths), test_size=most, max_rows=None)
+
+
+def _digest(config: AskingConfig, teacher: Teacher, how: AskSettings, questions: Sequence[Question]) -> str:
+    """Of all that answers follow from."""
+    names = ("model", "backend", "base_url", "teachers", "teacher", "seed", "lora")
+    whole = {name: value for name, value in to_dict(config).items() if name in names}
+    text = repr((sorted(whole.items()), teacher.model.renderer_name, how, questions))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def compare(config: AskingConfig, model: Model, handle: str, test: Sequence[ProblemSource], progress: Progress) -> None:
+    """Right answers to held-out problems, of the start model and of the student, the same draws for both."""
+    if not test:
+        return
+    rows = []
+    with ExitStack() as open_:
+        student = common.open_state(open_, model, config, handle, "student")
+        start = open_.enter_context(model.sampler())
+        for source in test:
+            rows.append([f"right answers to {source.name}", *(_correct(config, s, source) for s in (start, student))])
+    progress.table("sampled", ["", "before", "after"], rows)
+
+
+def _correct(config: AskingConfig, sampler: Sampler, source: ProblemSource) -> float:
+    plan = RolloutPlan(
+        limits=RolloutLimits(max_tokens=config.max_tokens, turn_timeout=config.timeout_s),
+        group_size=1,
+        seed=config.seed,
+        split="test/0",
+    )
+    return episode_metrics(roll_out(sampler, [source[i] for i in range(len(source))], plan))["env/all/correct"]
+
+
+def check(config: Config) -> Iterable[Any]:
+    """A prompt of each source (of given answers one example), and what the run would take; trains nothing."""
+    validate(config)
+    model = common.open_model(config)
+    notes: list[str] = []
+    if config.samples == "data":
+        data, test = chat_sl.load(config, model, notes.append, teaching.SETS)
+        yield from notes
+        drawn = data.batch(0, sources.RENDERED_AT_ONCE)
+        yield from common.show_example(model, drawn.batch[0])
+        yield f"{len(data)} examples a pass, {len(test)} test datums"
+        tokens = drawn.batch.num_tokens / drawn.end
+        read = tokens if config.top_k else 0.0
+        yield from supervised.forecast(config, model, data, tokens, sum(d.num_tokens for d in test), read=read)
+        return
+    yield from check_asking(config, model)
+
+
+def check_asking(config: AskingConfig, model: Model, longer: int = 0, reads: bool = True) -> Iterable[Any]:
+    """longer: tokens that the teacher reads beside the prompt. reads: it also reads what is trained."""
+    notes: list[str] = []
+    with teaching.open_problems(config, model, notes.append) as (train, _):
+        yield from notes
+        examples, prompts = 0, 0
+        for name, source in zip(teaching.names_of(config.data), train, strict=True):
+            tokens = teaching.first_prompt(source)
+            number = min(len(source), config.max_rows or len(source))
+            yield f"one prompt of {name}, {len(tokens)} tokens, to which the teacher's answer is learned:"
+            yield model.tokenizer.decode(tokens)
+            yield f"{number} prompts of {name}, {config.num_samples} answers each"
+            examples, prompts = examples + number * config.num_samples, prompts + number * (len(tokens) + longer)
+        if not config.teachers:
+            yield f"a teacher of each is trained first, in {config.teacher.max_steps} steps"
+    steps = -(-examples // config.batch_size) * config.num_epochs
+    steps = steps if config.max_steps is None else min(steps, config.max_steps)
+    seen = min(steps * config.batch_size, examples * config.num_epochs)
+    trained = seen * (len(tokens) + config.max_tokens)
+    yield common.estimate(model, config, steps, trained, examples * config.max_tokens)
+    used = Tokens(prefill=prompts + reads * trained, sample=examples * config.max_tokens, train=trained)
+    yield from common.forecast(config, used)
+
+
+def validate(config: Config) -> None:
+    sources.validate(config, teaching.SETS)
+    teaching.check_teachers(config.data, config.teachers, config.teacher, config.budget)
+    if config.samples == "data":
+        if not config.top_k:
+            raise ConfigError("samples=data top_k=0 takes nothing of the teacher: that is chat-sl")
+        if not config.teachers:
+            raise ConfigError("samples=data: name the teacher of these conversations with teachers=MODEL")
+    if config.top_k and len(set(config.teachers)) > 1:
+        raise ConfigError("top_k asks one teacher about every answer: name one, or take top_k=0")
+    if config.top_k and not config.teachers and len(config.data) > 1:
+        raise ConfigError("top_k asks one teacher about every answer: take one source, or name the teacher")
+    if config.samples == "teacher" and config.budget is not None:
+        raise ConfigError("budget= is of one run, and the teacher's answers are made before it")
+    if config.samples == "teacher" and config.test_data:
+        raise ConfigError("test_data= goes with samples=data; the teacher answers test_size= prompts set aside")
