@@ -78,11 +78,11 @@ VERIFIERS ?= 0.3.1
 
 .bridges-venv/.built-$(VERIFIERS): $(RUST) pyproject.toml
 	test -x .bridges-venv/bin/python || $(PY) -m venv .bridges-venv
-	.bridges-venv/bin/python -m pip install --quiet --editable '.[dev,textarena]' verifiers==$(VERIFIERS)
+	.bridges-venv/bin/python -m pip install --quiet --editable '.[textarena,inspect,test]' pytest pytest-timeout verifiers==$(VERIFIERS)
 	rm -f .bridges-venv/.built-* && touch $@
 
-bridges: .bridges-venv/.built-$(VERIFIERS)   ## tests with packages that CI has fakes of: textarena, verifiers (VERIFIERS=0.1.14)
-	.bridges-venv/bin/python -W ignore -m pytest tests/unit/test_textarena.py tests/unit/test_verifiers.py
+bridges: .bridges-venv/.built-$(VERIFIERS)   ## tests with packages that CI has fakes of: textarena, inspect-ai, verifiers (VERIFIERS=0.1.14)
+	.bridges-venv/bin/python -W ignore -m pytest tests/unit/test_textarena.py tests/unit/test_inspect.py tests/unit/test_verifiers.py
 	.bridges-venv/bin/python -W ignore -m pytest tests/e2e/test_recipes.py -k verifiers-rl
 
 bench-serve: build extras   ## what the wire costs: the engine called directly and through `tinsmith serve` with the SDK, in turns

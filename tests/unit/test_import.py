@@ -18,7 +18,7 @@ HEAVY = {
     *("tinsmith._native", "tinsmith.domain", "tinsmith.ports", "tinsmith.adapters"),
 }
 
-NOT_IN_ALL = {"chroma", "modal", "textarena", "verifiers", "test", "dev", "smollm2"}
+NOT_IN_ALL = {"chroma", "modal", "textarena", "verifiers", "inspect", "test", "dev", "smollm2"}
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

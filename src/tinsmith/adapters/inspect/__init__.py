@@ -1,0 +1,1 @@
+"""`inspect-ai` on samplers of ours (extra `inspect`)."""
