@@ -32,6 +32,7 @@ from tinsmith.ports.data import DatasetSource, Row
 from tinsmith.ports.files import FileSystem
 from tinsmith.ports.foreign import ForeignEnvironment
 from tinsmith.ports.grader import Grader
+from tinsmith.ports.linguist import Linguist
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sandbox import Limits, Sandbox
 from tinsmith.ports.search import SearchIndex
@@ -64,6 +65,7 @@ __all__ = [
     "open_bm25",
     "open_chroma",
     "open_grader",
+    "open_linguist",
     "open_mcp",
     "open_model",
     "open_sandbox",
@@ -260,6 +262,13 @@ def open_sandbox(
         check(here)
         backend, most = here, max(2, cores())
     return SandboxPool(backend, max_concurrent=max_concurrent or most)
+
+
+def open_linguist() -> Linguist:
+    """Tells languages, sentences and words (extra `ifeval`)."""
+    from tinsmith.adapters.language.nltk import NltkLinguist
+
+    return NltkLinguist()
 
 
 def open_mcp(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from attrs import evolve, frozen
 
@@ -17,6 +17,7 @@ from tinsmith.domain.errors import ConfigError, MissingExtraError
 from tinsmith.domain.evaluation import Estimate
 from tinsmith.domain.metrics import number
 from tinsmith.envs import choice, math
+from tinsmith.envs.instructions import InstructionSet, InstructionTask, needs_linguist, read_prompts
 from tinsmith.envs.problem import Problem, ProblemSet
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.progress import Progress
@@ -28,7 +29,7 @@ from tinsmith.workflows.evals import EvaluationDirectory, EvaluationSettings, Re
 from tinsmith.workflows.evals.directory import read_config, read_trajectories
 from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits
 
-Benchmark = Literal["arithmetic", "gsm8k", "math500", "aime2025", "aime2026", "mmlu_pro", "gpqa"]
+Benchmark = Literal["arithmetic", "gsm8k", "math500", "aime2025", "aime2026", "mmlu_pro", "gpqa", "ifeval"]
 
 SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "gsm8k": ("gsm8k", HUB["gsm8k"][1]),
@@ -37,6 +38,7 @@ SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "aime2026": ("math", ("hf://MathArena/aime_2026:train",)),
     "mmlu_pro": ("mmlu_pro", ("hf://TIGER-Lab/MMLU-Pro:test",)),
     "gpqa": ("gpqa", ("hf://Idavidrein/gpqa/gpqa_diamond:train",)),
+    "ifeval": ("ifeval", ("hf://google/IFEval:train",)),
 }
 """By benchmark, the layout of its rows (`envs.math.LAYOUTS`, `envs.choice.LAYOUTS`) and where it is."""
 
@@ -49,6 +51,7 @@ MAX_TOKENS: Mapping[str, int] = {
     "aime2026": 16384,
     "mmlu_pro": 4096,
     "gpqa": 8192,
+    "ifeval": 4096,
 }
 MAY_CHANGE = (
     *("size", "concurrency", "retries", "timeout_s", "threads", "base_url", "log_path", "if_exists", "compare"),
@@ -176,7 +179,10 @@ def _format(config: Config) -> tuple[Tokenizer, Renderer]:
     return tokenizer, rendering.get(chosen, tokenizer)
 
 
-def load_problems(config: Config, renderer: Renderer, grader: Grader) -> ProblemSet:
+Problems: TypeAlias = ProblemSet | InstructionSet
+
+
+def load_problems(config: Config, renderer: Renderer, grader: Grader) -> Problems:
     """In their own order. Raises ConfigError, DataError and what opening a source raises."""
     if config.benchmark == "arithmetic":
         if config.data:
@@ -190,14 +196,19 @@ def load_problems(config: Config, renderer: Renderer, grader: Grader) -> Problem
             fewshot=bool(config.fewshot),
         )
     layout, hub = SETS[config.benchmark]
-    chosen = layout in choice.LAYOUTS
-    read: list[Problem] = []
     try:
-        for where in config.data or hub:
-            rows = bootstrap.open_source(where)
-            read += choice.read_choices(layout, rows) if chosen else math.read_problems(layout, rows)
+        sources = [bootstrap.open_source(where) for where in config.data or hub]
     except MissingExtraError as error:
         raise ConfigError(f"{config.benchmark} is read from the hub, and {error}; or give files, data=FILE") from error
+    if layout == "ifeval":
+        prompts = [prompt for rows in sources for prompt in read_prompts(rows)]
+        linguist = bootstrap.open_linguist() if needs_linguist(prompts) else None
+        made_of = InstructionSet(InstructionTask(renderer=renderer, linguist=linguist), prompts)
+        return made_of.first(len(prompts) if config.size is None else config.size)
+    chosen = layout in choice.LAYOUTS
+    read: list[Problem] = []
+    for rows in sources:
+        read += choice.read_choices(layout, rows) if chosen else math.read_problems(layout, rows)
     problems = [evolve(problem, id=f"{config.benchmark}/{i}") for i, problem in enumerate(read)]
     fewshot = config.fewshot is not False
     if chosen:
@@ -218,7 +229,7 @@ def _settings(config: Config, max_tokens: int) -> EvaluationSettings:
     )
 
 
-def _directory(config: Config, problems: ProblemSet, progress: Progress) -> EvaluationDirectory:
+def _directory(config: Config, problems: Problems, progress: Progress) -> EvaluationDirectory:
     if config.compare is not None:
         other = evals.read_results(config.compare, bootstrap.local_files())
         if (other.benchmark, other.fingerprint) != (problems.name, problems.fingerprint):
@@ -249,6 +260,7 @@ def _directory(config: Config, problems: ProblemSet, progress: Progress) -> Eval
 def _show(found: Results, progress: Progress) -> None:
     rows: list[list[Any]] = [["score", *_cells(found.score)]]
     rows += [[f"pass@{k}", *_cells(value)] for k, value in found.pass_at_k.items() if k > 1]
+    rows += [[words, share, ""] for words, share in instruction_shares(found.metrics).items()]
     rows += [
         ["reward", *_cells(found.reward)],
         ["problems", f"{len(found.outcomes)} of {found.problems}", ""],
@@ -263,6 +275,17 @@ def _show(found: Results, progress: Progress) -> None:
     if found.failed and found.score_of_all is not None:
         rows.insert(1, ["score, failed problems as wrong", found.score_of_all, ""])
     progress.table(f"{found.benchmark}, attempts a problem: {found.samples}", ["", "value", "95% interval"], rows)
+
+
+def instruction_shares(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The other three numbers of IFEval, beside its score; of other benchmarks none."""
+    if not (told := metrics.get("instructions")):
+        return {}
+    return {
+        "score, loose": metrics["correct_loose"],
+        "instructions followed": metrics["followed"] / told,
+        "instructions followed, loose": metrics["followed_loose"] / told,
+    }
 
 
 def _show_comparison(name: str, other: Results, found: Results, progress: Progress) -> None:
