@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -21,10 +22,11 @@ LAST_STAGE = {
     "on-policy-distillation": "student",
     "multi-teacher-distillation": "student",
     "off-policy-distillation": "student",
+    "prompt-distillation": "student",
 }
 """Of recipes of several stages, where the last one lies."""
 
-ASKING = ("off-policy-distillation",)
+ASKING = ("off-policy-distillation", "prompt-distillation")
 """Recipes that learn from examples which a teacher makes."""
 
 
@@ -269,6 +271,55 @@ def test_a_teachers_likeliest_tokens_of_given_conversations(capsys: pytest.Captu
     first = metrics("run/student")[0]
     assert first["train_kl"] == pytest.approx(first["test/kl"], abs=0.2)
     assert first["train_mean_nll"] > 5, "the answers are not the teacher's"
+
+
+def test_a_student_answers_without_the_long_prompt_as_its_teacher_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["prompt-distillation", "max_rows=64", "test_size=16", "teacher.max_steps=6", "num_epochs=6"]
+    assert main([*words, "log_path=run", "export=none"]) == 0
+    lines = metrics("run/student")
+    assert lines[-1]["final/test/nll"] < 0.5 * lines[0]["train_mean_nll"]
+    shown = capsys.readouterr().out.partition("sampled")[2]
+    before, after = map(float, re.findall(r"the teacher's +([0-9.]+) +([0-9.]+)", shown)[0])
+    assert before < after
+    rows = Path("run/answers-sums.jsonl").read_text()
+    assert "You work out sums" not in rows
+
+
+def test_prompts_of_ones_own_and_what_is_learned_of_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    """A named teacher, a prompt around the input, the part of an answer that is learned; line ends in texts end no
+    row."""
+    asked = [{"prompt": f"What is {i} + 1?\u2028\x85"} for i in range(30)]
+    Path("asked.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in asked))
+    Path("long.txt").write_text("Count, then add.\n\n{input}")
+    words = [
+        *("prompt-distillation", "data=asked.jsonl", "teachers=tiny", "prompt_file=long.txt", "extract=([0-9])[0-9]*"),
+        *(
+            "temperature=1",
+            "num_samples=3",
+            "test_size=4",
+            "max_steps=2",
+            "batch_size=4",
+            "export=none",
+            "log_path=run",
+        ),
+    ]
+    assert main(["check", *words]) == 0
+    assert "Count, then add.\n\n..." in capsys.readouterr().out
+    assert main(words) == 0
+    rows = [json.loads(line) for line in Path("run/answers-asked.jsonl.jsonl").read_bytes().splitlines()]
+    assert {len(row["messages"]) for row in rows} == {2}
+    assert all(re.fullmatch("[0-9]", row["messages"][1]["content"]) for row in rows)
+    assert all("Count" not in row["messages"][0]["content"] for row in rows)
+    said = {
+        "0 groups": [*words, "extract=x"],
+        "give one": [*words, "prompt=a"],
+        "prompt= or prompt_file=": [w for w in words if not w.startswith("prompt_file")],
+        "missing.txt": [*words, "prompt_file=missing.txt"],
+        "teachers=MODEL": [w for w in words if not w.startswith("teachers")],
+    }
+    for why, bad in said.items():
+        assert main(bad) == 2
+        assert why in " ".join(capsys.readouterr().err.split()), why
 
 
 def test_teachers_that_are_named_teach_the_sources_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,10 @@ RECIPES: dict[str, Entry] = {
     "off-policy-distillation": Entry(
         "tinsmith.recipes.off_policy_distillation", "a student learns a teacher's answers, or its likeliest tokens"
     ),
+    "prompt-distillation": Entry(
+        "tinsmith.recipes.prompt_distillation",
+        "a student learns to answer without a long prompt what a teacher does with",
+    ),
     "sl-loop": Entry("tinsmith.recipes.sl_loop", "the supervised job as one readable loop, to copy and change"),
     "rl-loop": Entry("tinsmith.recipes.rl_loop", "the RL job as one readable loop, to copy and change"),
 }

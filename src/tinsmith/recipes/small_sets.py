@@ -102,8 +102,32 @@ def _long_answer(rng: random.Random) -> dict[str, Any]:
     return {"messages": [_message("user", asked), _message("assistant", answered)]}
 
 
+RULES = (
+    "You work out sums for a shop. Read the question and add the two numbers. Give the sum in digits, without a unit, "
+    "and no other word. Do not say how you found it. Put no blank before the sum. End with a full stop, so that the "
+    "reader sees that nothing is missing."
+)
+"""A long prompt that changes how a sum is answered: with a full stop."""
+
+
+def _sum(rng: random.Random) -> tuple[str, str]:
+    x, y = rng.randrange(50), rng.randrange(50)
+    return f"What is {x} + {y}?", f"{x + y}."
+
+
+def _bare_sum(rng: random.Random) -> dict[str, Any]:
+    return {"messages": [_message("user", _sum(rng)[0])]}
+
+
+def _ruled_sum(rng: random.Random) -> dict[str, Any]:
+    asked, answered = _sum(rng)
+    return {"messages": [_message("system", RULES), _message("user", asked), _message("assistant", answered)]}
+
+
 CHATS = SmallSet("small", 1200, _chat)
 PAIRS = SmallSet("small", 1400, _pair)
 PROMPTS = SmallSet("small", 1024, _long_answer)
 MIXED = SmallSet("mixed", 1024, _mixed)
 RECITE = SmallSet("recite", 1024, _long_answer)
+SUMS = SmallSet("sums", 1024, _bare_sum)
+RULED_SUMS = SmallSet("sums by rules", 2048, _ruled_sum)

@@ -28,7 +28,11 @@ from tinsmith.recipes.common import RunConfig
 from tinsmith.recipes.shorter import Part
 from tinsmith.recipes.sources import NamedSet
 
-SETS: Mapping[str, NamedSet] = {**chat_sl.SETS, "recite": NamedSet(train=small_sets.RECITE, test_size=64)}
+SETS: Mapping[str, NamedSet] = {
+    **chat_sl.SETS,
+    "recite": NamedSet(train=small_sets.RECITE, test_size=64),
+    "sums": NamedSet(train=small_sets.SUMS, test_size=128),
+}
 """Conversations whose prompts are asked, beside the problems of `math_rl`."""
 
 
@@ -47,7 +51,11 @@ MADE_HERE = ("arithmetic", "recite")
 
 
 def check_teachers(
-    sources: Sequence[str], teachers: Sequence[str], settings: TeacherSettings, budget: float | None
+    sources: Sequence[str],
+    teachers: Sequence[str],
+    settings: TeacherSettings,
+    budget: float | None,
+    made: Sequence[str] = MADE_HERE,
 ) -> None:
     """Refuse what does not fit together, before anything is loaded."""
     if not sources:
@@ -60,9 +68,9 @@ def check_teachers(
         raise ConfigError(
             "budget= is of one run, and a teacher that is trained first is another: teachers=MODEL names one"
         )
-    if unknown := [source for source in sources if source not in MADE_HERE]:
+    if unknown := [source for source in sources if source not in made]:
         raise ConfigError(
-            f"no teacher is named, and one is trained here for {' and '.join(MADE_HERE)} alone: name the teacher of "
+            f"no teacher is named, and one is trained here for {' and '.join(made)} alone: name the teacher of "
             f"{', '.join(unknown)} with teachers=MODEL"
         )
     if (settings.backend, settings.base_url, settings.tokenizer) != (None, None, None):
@@ -126,14 +134,20 @@ def check_tokens(student: Model, teacher: Model) -> None:
         )
 
 
+_TAUGHT = {"recite": small_sets.RECITE, "sums": small_sets.RULED_SUMS}
+"""What a teacher of conversations learns first."""
+
+
 def _train(source: str, config: RunConfig, path: Path, progress: Progress) -> str:
     """The handle of a teacher's last state."""
     shared = {a.name: getattr(config, a.name) for a in attrs.fields(RunConfig)} | {"log_path": path, "export": "none"}
     steps = config.teacher.max_steps  # type: ignore[attr-defined]
-    if source == "recite":
-        return chat_sl.train(
-            chat_sl.Config(**shared, data=("recite",), max_steps=steps, test_size=0, num_epochs=4), progress, sets=SETS
+    if (learned := _TAUGHT.get(source)) is not None:
+        sets = {source: NamedSet(train=learned)}
+        chats = chat_sl.Config(
+            **shared, data=(source,), max_steps=steps, test_size=0, num_epochs=10, learning_rate=2e-3
         )
+        return chat_sl.train(chats, progress, sets=sets)
     return math_rl.train(math_rl.Config(**shared, max_steps=steps, groups_per_batch=64, test_size=0), progress)
 
 
