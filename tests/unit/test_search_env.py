@@ -28,9 +28,13 @@ from tinsmith.envs.search import (
     search_tool,
 )
 from tinsmith.envs.tools import ToolBox
+from tinsmith.ports.progress import Silent
 from tinsmith.ports.search import SearchIndex
-from tinsmith.recipes import small_world
-from tinsmith.testing import MemorySearch, MemorySource, ScriptedSampler
+from tinsmith.recipes import reinforcement, small_world
+from tinsmith.recipes.search_tool import Config
+from tinsmith.testing import FakeTrainer, MemorySearch, MemorySource, ScriptedSampler
+from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.rl import RLLoop
 from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, Rollouts, roll_out
 
 INDEX = MemorySearch(small_world.documents())
@@ -155,6 +159,17 @@ def test_other_rows_are_refused_with_their_line(row: dict) -> None:
         read_questions(MemorySource([{"question": "Who?", "golden_answers": "Ann"}, row]))
 
 
+def test_the_limits_of_an_episode_reach_the_rollouts(tmp_path: Path) -> None:
+    settings = reinforcement.settings(Config(max_turns=3, max_trajectory_tokens=900))
+    directory = RunDirectory.open(
+        tmp_path, recipe="r", config={}, files=bootstrap.local_files(), clock=bootstrap.system_clock()
+    )
+    with directory:
+        loop = RLLoop(FakeTrainer(), questions(), settings, directory, Silent(), decode=str)
+        limits = loop._plan("train", 0, 2, 1.0).limits
+    assert (limits.max_turns, limits.max_trajectory_tokens) == (3, 900)
+
+
 def test_the_recipe_on_files_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +187,8 @@ def test_the_recipe_on_files_of_ones_own(
     assert {"env/d0/format", "env/d1/format", "test/env/all/correct"} <= set(lines[0])
     rollouts = [json.loads(line) for line in Path("run/rollouts/train.jsonl").read_text().splitlines()]
     assert {r["problem"] for r in rollouts} == {f"search/{i}" for i in range(2, 6)}, "what is tested is not trained on"
+    assert main([*short, "max_trajectory_tokens=500", "log_path=never"]) == 2
+    assert "max_tokens=4 more than 500" in capsys.readouterr().err
     assert main([*words, "corpus=c.jsonl", "renderer=chatml"]) == 2
     assert "no form for tools" in capsys.readouterr().err
     Path("c.jsonl").write_text('{"id": "1", "text": "a"}\n{"id": 1, "text": "b"}\n')

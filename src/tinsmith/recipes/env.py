@@ -59,10 +59,12 @@ def check(job: HasEnvironments, config: Any, own: CheckConfig, ui: Progress) -> 
             deadline_s=own.deadline_s,
         )
         report = check_env(envs.train, envs.model.renderer, settings)
+        if envs.test is not None:
+            report = report.with_(check_env(envs.test, envs.model.renderer, settings), "of the test: ")
     rows = []
     for verdict in report.verdicts:
         failed = len(verdict.failures)
-        said = f"{failed} failed" if failed else "holds" if verdict.tried else "not known"
+        said = f"{failed} failed" if failed else "holds" if verdict.tried else "not tried"
         rows.append([said, str(verdict.tried), verdict.law])
     ui.table("", ["", "tried", "law"], rows)
     for verdict in report.verdicts:

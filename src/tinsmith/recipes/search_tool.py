@@ -14,7 +14,7 @@ from tinsmith import bootstrap
 from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.documents import Document
-from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.errors import ConfigError, RenderError
 from tinsmith.envs.search import QuestionSet, SearchTask, read_questions, search_tool
 from tinsmith.envs.tools import ToolBox, served_tools
 from tinsmith.ports.progress import Progress
@@ -116,7 +116,13 @@ def open_model(config: Config) -> Model:
         return model
     if config.renderer is not None:
         raise ConfigError(f"renderer={config.renderer} has no form for tools; {TOOL_FORMAT} has one, for any tokenizer")
-    return common.open_model(evolve(config, renderer=TOOL_FORMAT))
+    try:
+        return common.open_model(evolve(config, renderer=TOOL_FORMAT))
+    except RenderError as error:
+        raise ConfigError(
+            f"the chat format of {config.model} has no form for tools, and its tokenizer cannot write that of "
+            f"{TOOL_FORMAT}: {error}. Take another model, or another renderer="
+        ) from error
 
 
 def open_index(config: Config) -> SearchIndex:
@@ -153,9 +159,23 @@ def load_questions(
         return QuestionSet(task, read_questions(source), index.fingerprint)
 
     every = read(config.data)
+    check_prompts(config, model, every)
     if config.test_data is not None:
         return every.some(0, len(every), config.seed), read(config.test_data).some(0, config.test_size or 1, None)
     if len(every) <= config.test_size:
         raise ConfigError(f"{config.data}: test_size={config.test_size} leaves nothing of {len(every)} questions")
     test = every.some(0, config.test_size, None) if config.test_size else None
     return every.some(config.test_size, len(every), config.seed), test
+
+
+def check_prompts(config: Config, model: Model, questions: QuestionSet) -> None:
+    """Refuse options that leave a question no room: its episodes would end before they begin, and pay alike."""
+    task = questions.task
+    longest = max(questions.questions, key=lambda q: len(q.text))
+    length = len(model.renderer.generation_prompt(task.messages(longest), tools=task.box.tools).ids)
+    room = min(model.context, config.max_trajectory_tokens or model.context)
+    if length + config.max_tokens > room:
+        raise ConfigError(
+            f"the prompt of question {longest.id} has {length} tokens, and with max_tokens={config.max_tokens} more "
+            f"than {room}: take a model of longer context, a larger max_trajectory_tokens, or fewer max_tokens"
+        )

@@ -69,6 +69,15 @@ class EnvReport:
         """Every failure of every law, a line each. None: the environment is sound as far as that was tried."""
         return tuple(f"{v.law}: {failure}" for v in self.verdicts for failure in v.failures)
 
+    def with_(self, other: EnvReport, words: str) -> EnvReport:
+        """Both together; the failures of the other begin with `words`."""
+        return EnvReport(
+            tuple(
+                Verdict(one.law, one.tried + two.tried, (*one.failures, *(words + failure for failure in two.failures)))
+                for one, two in zip(self.verdicts, other.verdicts, strict=True)
+            )
+        )
+
 
 @frozen(kw_only=True)
 class CheckSettings:
