@@ -13,6 +13,7 @@ from tinsmith.domain.metrics import key_metrics, number
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 LINE_EVERY = 5.0
 """Seconds between two lines of progress where nobody watches live."""
@@ -32,6 +33,10 @@ class Terminal:
         self.console = console
         self.directory: Path | None = None
         self._bar: Bar | None = None
+        self._steps: TaskID | None = None
+        self._beside: TaskID | None = None
+        self._waited = ("", 0.0)
+        """What is done beside the steps, and since when, or since it was last said."""
         self._first = (0, 0.0)
         self._shown_at = float("-inf")
         self._done = -1
@@ -43,6 +48,7 @@ class Terminal:
         self._stop()
 
     def update(self, done: int, total: int | None, metrics: Mapping[str, float]) -> None:
+        self._idle()
         if done <= self._done or self._done < 0:
             self._stop()
             self._first = (done, time.monotonic())
@@ -57,15 +63,40 @@ class Terminal:
         if done == total:
             self._stop()
 
+    def doing(self, what: str, done: int = 0, total: int | None = None) -> None:
+        if self.console.is_terminal:
+            bar = self._made_bar()
+            if self._beside is None:
+                self._beside = bar.add_task("", total=total, completed=done, shown=what)
+            bar.update(self._beside, completed=done, total=total, shown=what)
+            return
+        now = time.monotonic()
+        if self._waited[0] != what:
+            self._waited = (what, now)
+        elif now - self._waited[1] >= LINE_EVERY and total is not None:
+            self._waited = (what, now)
+            self.note(f"{what}  {done:,}/{total:,}")
+
+    def _idle(self) -> None:
+        """What was done beside the steps is over."""
+        self._waited = ("", 0.0)
+        if self._bar is not None and self._beside is not None:
+            self._bar.remove_task(self._beside)
+            self._beside = None
+            if self._steps is None:
+                self._stop()
+
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self._idle()
         if title:
             self.note(f"\n{title}")
         self.grid([[cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows], columns)
 
     def run_directory(self, path: Path) -> None:
+        self._idle()
         self.directory = path
 
     def grid(self, rows: Sequence[Sequence[str]], columns: Sequence[str] = ()) -> None:
@@ -94,6 +125,12 @@ class Terminal:
             self.console.print(what)
 
     def _live(self, done: int, total: int | None, shown: str) -> None:
+        bar = self._made_bar()
+        if self._steps is None:
+            self._steps = bar.add_task("", total=total, completed=done, shown=shown)
+        bar.update(self._steps, completed=done, total=total, shown=shown)
+
+    def _made_bar(self) -> Bar:
         if self._bar is None:
             from rich import progress
             from rich.table import Column
@@ -108,9 +145,8 @@ class Terminal:
                 console=self.console,
                 refresh_per_second=4,
             )
-            self._bar.add_task("", total=total, completed=done, shown=shown)
             self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done, total=total, shown=shown)
+        return self._bar
 
     def _left(self, done: int, total: int | None) -> str:
         steps, seconds = done - self._first[0], time.monotonic() - self._first[1]
@@ -120,8 +156,11 @@ class Terminal:
 
     def _stop(self) -> None:
         if self._bar is not None:
+            if self._beside is not None:
+                self._bar.remove_task(self._beside)  # it leaves no line behind
+            self._bar.live.transient = self._steps is None
             self._bar.stop()
-            self._bar = None
+            self._bar = self._steps = self._beside = None
 
 
 def fitting(metrics: Mapping[str, float], width: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,10 @@ from tinsmith.ports.progress import Progress
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import Trainer
+from tinsmith.recipes import benchmarks
+from tinsmith.recipes.benchmarks import Benchmark, EvaluationOptions
 from tinsmith.rendering.show import marked, spans, style
+from tinsmith.workflows.evals import Evaluator
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.settings import AdamSettings, CheckpointSettings, LoraSettings, OptimizerSettings
 from tinsmith.workflows.waiting import wait
@@ -32,7 +35,7 @@ MAY_CHANGE = frozenset(
     {
         *("max_steps", "num_epochs", "batch_size", "groups_per_batch"),
         *("eval_every", "checkpoints", "track", "threads", "timeout_s", "if_exists", "log_path", "export"),
-        *("base_url", "prices", "budget", "failures"),
+        *("base_url", "prices", "budget", "failures", "evals", "evaluation.concurrency", "evaluation.retries"),
     }
 )
 """Options that a run may be resumed with another value of: its place in the data is counted in examples or problems."""
@@ -71,6 +74,11 @@ class RunConfig:
     export: Literal["merged", "adapter", "none"] = option(
         "merged", help="Hugging Face files written to final/ at the end: the whole model, the adapter alone, or nothing"
     )
+    evals: tuple[Benchmark, ...] = option(
+        (),
+        help="benchmarks that the weights are measured on, every eval_every steps and at the end, as by tinsmith eval",
+    )
+    evaluation: EvaluationOptions = option(factory=EvaluationOptions, help="how they are attempted")
     prices: str | None = option(
         None, help="money a million tokens: PREFILL,SAMPLE,TRAIN, or a file with these (by model name, for many models)"
     )
@@ -86,6 +94,7 @@ def validate(config: RunConfig) -> None:
     if config.export == "adapter" and config.lora.rank == 0:
         raise ConfigError("lora.rank=0 trains all weights, there is no adapter: use export=merged or export=none")
     spending(config)
+    benchmarks.check(config.evals, config.evaluation)
     default = RunConfig()
     if config.backend == "embedded":
         if config.base_url is not None or config.tokenizer is not None:
@@ -189,6 +198,51 @@ def make_trainer(model: Model, config: RunConfig, directory: RunDirectory) -> Tr
     )
 
 
+@contextmanager
+def evaluators(config: RunConfig, model: Model, progress: Progress) -> Iterator[list[Evaluator]]:
+    """What `evals=` names, with its problems, before anything is trained."""
+    if not config.evals:
+        yield []
+        return
+    progress.doing(f"loading the problems of {', '.join(config.evals)}")
+    with closing(bootstrap.open_grader()) as grader:
+        yield benchmarks.evaluators(
+            config.evals,
+            config.evaluation,
+            model.renderer,
+            grader,
+            bootstrap.local_files(),
+            model.tokenizer.decode,
+            context=model.context,
+            seed=config.seed,
+            timeout_s=config.timeout_s,
+        )
+
+
+def evaluated(directory: RunDirectory, progress: Progress) -> None:
+    """The scores of a run's evaluations, of its first and its last weights, where there are some."""
+    lines = directory.read_metrics()
+    rows: list[list[Any]] = []
+    for name in lines[-1] if lines else ():
+        found = re.fullmatch(r"final/test/([^/]+)/score", name)
+        if found is None:
+            continue
+        where = f"test/{found[1]}"
+        last = lines[-1]
+        failed = last.get(f"final/{where}/failed", 0.0)
+        rows.append(
+            [
+                found[1],
+                next((line[f"{where}/score"] for line in lines if f"{where}/score" in line), ""),
+                last[name],
+                last.get(f"{name}/stderr", ""),
+                f"{failed:.0f} failed" if failed else "",
+            ]
+        )
+    if rows:
+        progress.table("evaluations", ["", "first", "final", "standard error", ""], rows)
+
+
 def open_state(open_: ExitStack, model: Model, config: RunConfig, handle: str, run_name: str) -> Sampler:
     """A sampler of the weights of a saved state, which `open_` closes."""
     trainer = model.trainer(lora=config.lora.value(), seed=config.seed, run_name=run_name)
@@ -218,6 +272,7 @@ class Tracked:
         self._progress = progress
         self._logs = logs
         self.note = progress.note
+        self.doing = progress.doing
         self.table = progress.table
         self.run_directory = progress.run_directory
 

@@ -6,53 +6,27 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from attrs import evolve, frozen
 
 from tinsmith import bootstrap, rendering
 from tinsmith.bootstrap import Backend
 from tinsmith.config import from_dict, option, to_dict
-from tinsmith.domain.errors import ConfigError, MissingExtraError
+from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.evaluation import Estimate
 from tinsmith.domain.metrics import number
-from tinsmith.envs import choice, math
-from tinsmith.envs.instructions import InstructionSet, InstructionTask, needs_linguist, read_prompts
-from tinsmith.envs.problem import Problem, ProblemSet
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.tokenizer import Tokenizer
-from tinsmith.recipes.math_rl import HUB
+from tinsmith.recipes import benchmarks
+from tinsmith.recipes.benchmarks import MAX_TOKENS, SUMS, Benchmark, Problems
 from tinsmith.rendering import Renderer
 from tinsmith.workflows import evals
 from tinsmith.workflows.evals import EvaluationDirectory, EvaluationSettings, Results
 from tinsmith.workflows.evals.directory import read_config, read_trajectories
 from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits
 
-Benchmark = Literal["arithmetic", "gsm8k", "math500", "aime2025", "aime2026", "mmlu_pro", "gpqa", "ifeval"]
-
-SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "gsm8k": ("gsm8k", HUB["gsm8k"][1]),
-    "math500": ("math", HUB["math"][1]),
-    "aime2025": ("math", ("hf://MathArena/aime_2025:train",)),
-    "aime2026": ("math", ("hf://MathArena/aime_2026:train",)),
-    "mmlu_pro": ("mmlu_pro", ("hf://TIGER-Lab/MMLU-Pro:test",)),
-    "gpqa": ("gpqa", ("hf://Idavidrein/gpqa/gpqa_diamond:train",)),
-    "ifeval": ("ifeval", ("hf://google/IFEval:train",)),
-}
-"""By benchmark, the layout of its rows (`envs.math.LAYOUTS`, `envs.choice.LAYOUTS`) and where it is."""
-
-SUMS = 512
-MAX_TOKENS: Mapping[str, int] = {
-    "arithmetic": 8,
-    "gsm8k": 2048,
-    "math500": 4096,
-    "aime2025": 16384,
-    "aime2026": 16384,
-    "mmlu_pro": 4096,
-    "gpqa": 8192,
-    "ifeval": 4096,
-}
 MAY_CHANGE = (
     *("size", "concurrency", "retries", "timeout_s", "threads", "base_url", "log_path", "if_exists", "compare"),
 )
@@ -179,43 +153,16 @@ def _format(config: Config) -> tuple[Tokenizer, Renderer]:
     return tokenizer, rendering.get(chosen, tokenizer)
 
 
-Problems: TypeAlias = ProblemSet | InstructionSet
-
-
 def load_problems(config: Config, renderer: Renderer, grader: Grader) -> Problems:
-    """In their own order. Raises ConfigError, DataError and what opening a source raises."""
-    if config.benchmark == "arithmetic":
-        if config.data:
-            raise ConfigError("arithmetic draws its own problems and takes no data=")
-        return math.arithmetic(
-            renderer,
-            grader,
-            seed=config.seed,
-            test=True,
-            length=config.size or SUMS,
-            fewshot=bool(config.fewshot),
-        )
-    layout, hub = SETS[config.benchmark]
-    try:
-        sources = [bootstrap.open_source(where) for where in config.data or hub]
-    except MissingExtraError as error:
-        raise ConfigError(f"{config.benchmark} is read from the hub, and {error}; or give files, data=FILE") from error
-    if layout == "ifeval":
-        prompts = [prompt for rows in sources for prompt in read_prompts(rows)]
-        linguist = bootstrap.open_linguist() if needs_linguist(prompts) else None
-        made_of = InstructionSet(InstructionTask(renderer=renderer, linguist=linguist), prompts)
-        return made_of.first(len(prompts) if config.size is None else config.size)
-    chosen = layout in choice.LAYOUTS
-    read: list[Problem] = []
-    for rows in sources:
-        read += choice.read_choices(layout, rows) if chosen else math.read_problems(layout, rows)
-    problems = [evolve(problem, id=f"{config.benchmark}/{i}") for i, problem in enumerate(read)]
-    fewshot = config.fewshot is not False
-    if chosen:
-        made = choice.choice_problems(layout, problems, renderer, grader, fewshot=fewshot)
-    else:
-        made = math.boxed_problems(layout, problems, renderer, grader, seed=None, fewshot=fewshot)
-    return evolve(made.first(len(made) if config.size is None else config.size), name=config.benchmark)
+    return benchmarks.load(
+        config.benchmark,
+        renderer,
+        grader,
+        data=config.data,
+        size=config.size,
+        seed=config.seed,
+        fewshot=config.fewshot,
+    )
 
 
 def _settings(config: Config, max_tokens: int) -> EvaluationSettings:

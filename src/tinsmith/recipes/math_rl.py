@@ -18,6 +18,7 @@ from tinsmith.envs.problem import Problem, ProblemGroup, ProblemSet
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common, reinforcement
+from tinsmith.recipes.benchmarks import SETS
 from tinsmith.recipes.reinforcement import Environments, RLConfig
 
 NAME = "math-rl"
@@ -27,10 +28,10 @@ _MATH_PARTS = (
     "precalculus",
 )
 HUB: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "gsm8k": (("hf://openai/gsm8k/main:train",), ("hf://openai/gsm8k/main:test",)),
+    "gsm8k": (("hf://openai/gsm8k/main:train",), SETS["gsm8k"][1]),
     "math": (
         tuple(f"hf://EleutherAI/hendrycks_math/{p}:{split}" for p in _MATH_PARTS for split in ("train", "test")),
-        ("hf://HuggingFaceH4/MATH-500:test",),
+        SETS["math500"][1],
     ),
     "polaris": (("hf://POLARIS-Project/Polaris-Dataset-53K:train",), ()),
     "deepmath": (("hf://zwhe99/DeepMath-103K:train",), ()),

@@ -58,7 +58,7 @@ class RLConfig(common.RunConfig):
     kl_discount_factor: float = option(0.0, help="discount with which a token's KL reaches earlier ones", min=0, max=1)
     compute_post_kl: bool = option(False, help="also measure the KL that the update made (one more forward)")
     eval_every: int = option(
-        0, help="steps between evaluations (one attempt, temperature 1); 0 evaluates before and after alone", min=0
+        0, help="steps between evaluations (test problems, evals=); 0 evaluates before and after alone", min=0
     )
     failures: FailureSettings = option(factory=FailureSettings, help="what becomes of episodes that the world failed")
     log_rollouts: bool = option(True, help="write every rollout to rollouts/")
@@ -120,6 +120,7 @@ def train(
     of the table at the end. start: the handle of a saved state whose weights the policy begins with, in place of the
     model's own. teachers, reward_coef: see `RLLoop`, `RLSettings`; kl_penalty_coef is then the teachers' weight."""
     with (
+        common.evaluators(config, model, progress) as evaluators,
         common.open_run(name, config, path, progress) as directory,
         common.tracked(name, config, path, progress) as wrapped,
         ExitStack() as open_,
@@ -141,11 +142,13 @@ def train(
             reference=reference,
             teachers=teachers,
             test=test,
+            evaluators=evaluators,
             decode=model.tokenizer.decode,
         )
         loop.run()
         common.export(model, trainer, config, directory, progress)
         report(progress, directory, shown)
+        common.evaluated(directory, progress)
         last = directory.last_checkpoint
         assert last is not None
         return last.handle

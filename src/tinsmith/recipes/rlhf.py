@@ -89,7 +89,7 @@ def _stages(config: Config, root: Path) -> tuple[chat_sl.Config, reward_model.Co
     shared = {a.name: getattr(config, a.name) for a in attrs.fields(common.RunConfig)}
     shared |= {"export": "none", "max_rows": config.max_rows}
     chats = {**shared, **attrs.asdict(config.sft, recurse=False), "log_path": root / "sft"}
-    pairs = {**shared, **attrs.asdict(config.judge, recurse=False), "log_path": root / "judge"}
+    pairs = {**shared, **attrs.asdict(config.judge, recurse=False), "log_path": root / "judge", "evals": ()}
     return (
         chat_sl.Config(**chats, data=(config.data,), test_size=config.test_size),
         reward_model.Config(**pairs, data=(config.preferences,), test_size=config.test_size),

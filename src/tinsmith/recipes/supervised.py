@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from attrs import frozen
@@ -27,7 +28,9 @@ class SupervisedConfig(common.RunConfig):
     num_epochs: int = option(1, help="passes over the data", min=1)
     max_steps: int | None = option(None, help="optimizer steps at most", min=1)
     learning_rate: float = option(1e-3, help="peak learning rate", exclusive_min=0)
-    eval_every: int = option(0, help="steps between evaluations; 0 evaluates at the end alone", min=0)
+    eval_every: int = option(
+        0, help="steps between evaluations (test data, evals=); 0 evaluates at the end alone", min=0
+    )
 
 
 def train(
@@ -45,17 +48,19 @@ def train(
     for note in ends_early(config, data):
         progress.note(note)
     with (
+        common.evaluators(config, model, progress) as evaluators,
         common.open_run(recipe, config, path, progress) as directory,
         common.tracked(recipe, config, path, progress) as shown,
+        closing(common.make_trainer(model, config, directory)) as trainer,
     ):
-        trainer = common.make_trainer(model, config, directory)
-        try:
-            meter = Meter(common.spending(config), directory.spent)
-            SupervisedLoop(trainer, data, objective(meter), settings(config), directory, shown, meter=meter).run()
-            common.export(model, trainer, config, directory, progress)
-        finally:
-            trainer.close()
+        meter = Meter(common.spending(config), directory.spent)
+        loop = SupervisedLoop(
+            trainer, data, objective(meter), settings(config), directory, shown, meter=meter, evaluators=evaluators
+        )
+        loop.run()
+        common.export(model, trainer, config, directory, progress)
         report(progress, directory)
+        common.evaluated(directory, progress)
         last = directory.last_checkpoint
         assert last is not None
         return last.handle

@@ -140,7 +140,8 @@ _TAUGHT = {"recite": small_sets.RECITE, "sums": small_sets.RULED_SUMS}
 
 def _train(source: str, config: RunConfig, path: Path, progress: Progress) -> str:
     """The handle of a teacher's last state."""
-    shared = {a.name: getattr(config, a.name) for a in attrs.fields(RunConfig)} | {"log_path": path, "export": "none"}
+    own = {"log_path": path, "export": "none", "evals": ()}
+    shared = {a.name: getattr(config, a.name) for a in attrs.fields(RunConfig)} | own
     steps = config.teacher.max_steps  # type: ignore[attr-defined]
     if (learned := _TAUGHT.get(source)) is not None:
         sets = {source: NamedSet(train=learned)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -29,6 +29,7 @@ class Meter:
         )
         self._lock = threading.Lock()
         self._now = Tokens()
+        self._late = Tokens()
 
     def add(self, tokens: Tokens) -> None:
         with self._lock:
@@ -42,13 +43,26 @@ class Meter:
         metrics = now.metrics()
         if self._spending.prices is not None:
             self._last = metrics["cost/step"] = self._spending.prices.cost(now)
-            metrics["cost/total"] = self.total
+            metrics["cost/total"] = self._spending.prices.cost(self._spent.tokens)
+        return metrics
+
+    def late(self, used: Mapping[str, float]) -> dict[str, float]:
+        """What `take` gave for a step, with what was used for it since, by when others may have been submitted."""
+        with self._lock:
+            now, self._now = self._now, Tokens()
+        self._late = self._late + now
+        tokens = Tokens.of_metrics(used) + now
+        metrics = tokens.metrics()
+        if self._spending.prices is not None:
+            metrics["cost/step"] = self._spending.prices.cost(tokens)
+            metrics["cost/total"] = used["cost/total"] + self._spending.prices.cost(self._late)
         return metrics
 
     @property
     def total(self) -> float:
         """Money, 0 without prices."""
-        return 0.0 if self._spending.prices is None else self._spending.prices.cost(self._spent.tokens)
+        prices = self._spending.prices
+        return 0.0 if prices is None else prices.cost(self._spent.tokens + self._late)
 
     def exceeded(self) -> str | None:
         """Why the next step is not to be made: one like the last would go beyond the budget."""

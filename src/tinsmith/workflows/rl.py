@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import LossSpec, Trainer, TrainResult
 from tinsmith.workflows.distillation import Teachers
+from tinsmith.workflows.evals import Evaluator, measured
 from tinsmith.workflows.interrupt import graceful_interrupt
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.loss_step import forward_backward
@@ -83,7 +85,8 @@ class RLLoop:
     own, `optim/kl_sample_train_v1`, `_v2` and `optim/entropy`, `optim/lr`, `progress/batch`,
     `progress/done_frac`, `tokens/...`, `cost/...`, `time/...`; `test/env/...` (with `reward/stderr`, the standard error
     of the mean reward) are of the weights before that step; the last line also has those of the final weights,
-    `final/test/env/...`. With teachers also `teacher_kl` and `teacher_kl/SOURCE`, `test/teacher_kl`.
+    `final/test/env/...`. Those of evaluators are `test/<benchmark>/...`. With teachers also `teacher_kl` and
+    `teacher_kl/SOURCE`, `test/teacher_kl`.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class RLLoop:
         reference: Sampler | None = None,
         teachers: Mapping[str, Sampler] | None = None,
         test: ProblemSource | None = None,
+        evaluators: Sequence[Evaluator] = (),
         decode: Callable[[Ints], str],
     ) -> None:
         """reference: the policy that the KL penalty is against. teachers: by the first tag of a group, the policy whose
@@ -113,6 +117,7 @@ class RLLoop:
         self._reference = None if reference is None else Reference(self._meter.sampler(reference), settings.timeout_s)
         self._teachers = None if teachers is None else self._made(teachers)
         self._test = test
+        self._evaluators = evaluators
         self._decode = decode
         self._policy: Pending[Sampler] | None = None
         """The sampler of the next step, where it was submitted already."""
@@ -187,10 +192,12 @@ class RLLoop:
         self._keep_weights = False
         with self._sampler() as sampler:
             if step == 0 or (settings.eval_every and step % settings.eval_every == 0):
-                self._directory.record_evaluation(step, self._evaluate(sampler, step))
+                self._directory.record_evaluation(step, self._evaluate(sampler, step, step))
             began = time.monotonic()
             builders = [self._problems[position + i] for i in range(settings.groups_per_batch)]
-            groups = roll_out(sampler, builders, self._plan("train", step, settings.group_size, settings.temperature))
+            plan = self._plan("train", step, settings.group_size, settings.temperature)
+            groups = roll_out(sampler, builders, plan, finished=partial(self._show, "rollouts", 0, len(builders)))
+            self._progress.doing("training")
         if not groups:
             raise TrainingError(f"step {step}: the world failed every group: {dict(groups.errors)}")
         rolled = time.monotonic()
@@ -217,9 +224,10 @@ class RLLoop:
         if settings.log_rollouts:
             rows = to_rows(groups, split="train", decode=self._decode, trained=(kept, batch))
             self._directory.write_rollouts(step, rows)
-        if step + 1 == settings.max_steps and self._test is not None:
+        if step + 1 == settings.max_steps and (self._test is not None or self._evaluators):
             with self._sampler() as final:
-                metrics.update({f"final/{name}": value for name, value in self._evaluate(final, step).items()})
+                found = self._evaluate(final, step, step + 1)
+                metrics.update({f"final/{name}": value for name, value in found.items()})
         metrics.update(self._meter.take())
         self._directory.record_step(step, metrics, datums="" if batch is None else batch_digest(batch))
         return metrics
@@ -302,7 +310,15 @@ class RLLoop:
             step=step,
         )
 
-    def _evaluate(self, sampler: Sampler, step: int) -> Mapping[str, float]:
+    def _evaluate(self, sampler: Sampler, step: int, steps_done: int) -> Mapping[str, float]:
+        """At step `step`, of weights that `steps_done` steps made."""
+        found = self._tested(sampler, step)
+        return found | measured(self._evaluators, sampler, steps_done, self._directory.path, self._progress)
+
+    def _show(self, what: str, before: int, total: int, done: int) -> None:
+        self._progress.doing(what, before + done, total)
+
+    def _tested(self, sampler: Sampler, step: int) -> dict[str, float]:
         if self._test is None:
             return {}
         settings, test = self._settings, self._test
@@ -311,7 +327,8 @@ class RLLoop:
             builders: list[GroupBuilder] = [test[i] for i in range(start, min(start + EVAL_GROUPS, len(test)))]
             # The same draws at every evaluation: two evaluations differ by their weights alone.
             plan = self._plan(f"test/{start}", 0, group_size=1, temperature=1.0)
-            groups += roll_out(sampler, builders, plan)
+            show = partial(self._show, "evaluating", start, len(test))
+            groups += roll_out(sampler, builders, plan, finished=show)
         metrics = {f"test/{name}": value for name, value in episode_metrics(groups).items()}
         rewards = np.concatenate([group.rewards for group in groups])
         if len(rewards) > 1:

@@ -78,22 +78,36 @@ class Rollouts(Sequence[Group]):
 
 
 def roll_out(
-    sampler: Sampler, builders: Sequence[GroupBuilder], plan: RolloutPlan, hooks: RolloutHooks | None = None
+    sampler: Sampler,
+    builders: Sequence[GroupBuilder],
+    plan: RolloutPlan,
+    hooks: RolloutHooks | None = None,
+    finished: Callable[[int], object] | None = None,
 ) -> Rollouts:
-    """Roll out all groups concurrently and wait for them."""
-    return asyncio.run(roll_out_async(sampler, builders, plan, hooks))
+    """Roll out all groups concurrently and wait for them. `finished` is told how many are done, after each."""
+    return asyncio.run(roll_out_async(sampler, builders, plan, hooks, finished))
 
 
 async def roll_out_async(
-    sampler: Sampler, builders: Sequence[GroupBuilder], plan: RolloutPlan, hooks: RolloutHooks | None = None
+    sampler: Sampler,
+    builders: Sequence[GroupBuilder],
+    plan: RolloutPlan,
+    hooks: RolloutHooks | None = None,
+    finished: Callable[[int], object] | None = None,
 ) -> Rollouts:
     gate = asyncio.Semaphore(plan.limits.max_groups_in_flight)
     resets = asyncio.Semaphore(plan.limits.max_resets_in_flight)
     errors: Counter[str] = Counter()
+    done = 0
 
     async def one(index: int, builder: GroupBuilder) -> Group | None:
+        nonlocal done
         async with gate:
-            return await _Group(sampler, builder, plan, index, resets, errors, hooks).run()
+            group = await _Group(sampler, builder, plan, index, resets, errors, hooks).run()
+        done += 1
+        if finished is not None:
+            finished(done)
+        return group
 
     running: list[asyncio.Task[Group | None]] = []
     at_once = max(EPISODES_BEGUN_AT_ONCE // plan.group_size, 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from attrs import evolve, field, frozen
@@ -14,7 +15,9 @@ from tinsmith.domain.datums import Batch
 from tinsmith.domain.errors import DataError, NonFiniteError
 from tinsmith.ports.pending import DEADLINE_S, Pending
 from tinsmith.ports.progress import Progress
+from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import OptimResult, Trainer, TrainResult
+from tinsmith.workflows.evals import Evaluator, measured
 from tinsmith.workflows.evaluation import Objective
 from tinsmith.workflows.interrupt import graceful_interrupt
 from tinsmith.workflows.journal import RunDirectory
@@ -66,6 +69,8 @@ class _Submitted:
     trained: Pending[TrainResult]
     stepped: Pending[OptimResult]
     final: Sequence[Pending[TrainResult]]
+    policies: dict[bool, Pending[Sampler]]
+    """Weights to sample evaluations from: of before the step, and (True) the final ones."""
     keep: Keep | None
     saved: Pending[str] | None
     used: Mapping[str, float]
@@ -78,7 +83,8 @@ class SupervisedLoop:
     A line of metrics a step: those of the objective (`train_mean_nll`, `train_mean_bpb`), `num_sequences`,
     `num_tokens`, `num_loss_tokens`, `learning_rate`, `epoch`, `progress`, `optim/grad_norm`, `tokens/...`, `cost/...`,
     `time/step`; `test/...` (`test/nll`, `test/bpb`) are of the weights before that step; the last line also has those
-    of the final weights, `final/test/...`.
+    of the final weights, `final/test/...`. Those of evaluators are `test/<benchmark>/...`; their time is
+    `time/evaluation` and not in `time/step`.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class SupervisedLoop:
         progress: Progress,
         *,
         meter: Meter | None = None,
+        evaluators: Sequence[Evaluator] = (),
     ) -> None:
         """meter: counts what the run uses; given where the objective uses something beside the trainer."""
         self._meter = meter or Meter(settings.spending, directory.spent)
@@ -100,6 +107,7 @@ class SupervisedLoop:
         self._settings = settings
         self._directory = directory
         self._progress = progress
+        self._evaluators = evaluators
         self._total = 0
         self._clock = 0.0
 
@@ -121,8 +129,9 @@ class SupervisedLoop:
         queue: deque[_Submitted] = deque()
         metrics: Mapping[str, float] = {}
         self._clock = time.monotonic()
-        with graceful_interrupt(self._progress.note) as interrupt:
+        with ExitStack() as open_, graceful_interrupt(self._progress.note) as interrupt:
             stopped = None
+            open_.callback(_close, queue)
             while step < self._total and not interrupt.requested and (stopped := self._meter.exceeded()) is None:
                 try:
                     with naming_step(step):
@@ -167,6 +176,10 @@ class SupervisedLoop:
             raise DataError(f"step {step}: no token of the batch has a weight, there is nothing to train on")
         adam = settings.optimizer.at(step, self._total)
         last = step + 1 == self._total
+        due = bool(settings.eval_every) and step % settings.eval_every == 0
+        policies: dict[bool, Pending[Sampler]] = {}
+        if due and self._evaluators:
+            policies[False] = self._trainer.sampler()
         keep = None if last else settings.checkpoints.kind_after(step + 1)
         item = _Submitted(
             step=step,
@@ -175,27 +188,31 @@ class SupervisedLoop:
             start=position,
             end=drawn.end,
             learning_rate=adam.learning_rate,
-            evaluated=objective.submit_evaluation(self._trainer)
-            if settings.eval_every and step % settings.eval_every == 0
-            else (),
+            evaluated=objective.submit_evaluation(self._trainer) if due else (),
             trained=objective.submit(self._trainer, batch),
             stepped=self._trainer.optim_step(adam),
             final=objective.submit_evaluation(self._trainer) if last else (),
+            policies=policies,
             keep=keep,
             saved=submit_save(self._directory, self._trainer, keep, step + 1, settings.checkpoints.ttl_s(keep))
             if keep
             else None,
             used={},
         )
+        if last and self._evaluators:
+            policies[True] = self._trainer.sampler()
         return evolve(item, used=self._meter.take())
 
     def _finish(self, item: _Submitted) -> Mapping[str, float]:
-        with naming_step(item.step):
-            return self._awaited(item)
+        try:
+            with naming_step(item.step):
+                return self._awaited(item)
+        finally:
+            _close([item])
 
     def _awaited(self, item: _Submitted) -> Mapping[str, float]:
         timeout = self._settings.timeout_s
-        evaluated = self._evaluation(item.step, item.evaluated)
+        evaluated = {**self._evaluation(item.step, item.evaluated), **self._measured(item, final=False)}
         if evaluated:
             self._directory.record_evaluation(item.step, evaluated)
         try:
@@ -217,16 +234,43 @@ class SupervisedLoop:
             **item.used,
             "time/step": now - self._clock,
         }
-        metrics.update({f"final/{name}": value for name, value in self._evaluation(item.step, item.final).items()})
         self._clock = now
+        found = {**self._evaluation(item.step, item.final), **self._measured(item, final=True)}
+        metrics.update({f"final/{name}": value for name, value in found.items()})
+        metrics.update(self._meter.late(item.used))
         self._directory.record_step(item.step, metrics, datums=batch_digest(item.batch))
         if item.saved is not None and item.keep is not None:
             record_save(self._directory, item.keep, item.step + 1, item.saved, self._cursor(item.end), timeout)
         self._progress.update(item.step + 1, self._total, metrics)
         return metrics
 
+    def _measured(self, item: _Submitted, *, final: bool) -> Mapping[str, float]:
+        """What evaluators say of the weights before the step, or of the final ones."""
+        policy = item.policies.pop(final, None)
+        if policy is None:
+            return {}
+        began = time.monotonic()
+        try:
+            sampler = wait(policy, "the sampler", self._settings.timeout_s)
+            found = measured(self._evaluators, sampler, item.step + final, self._directory.path, self._progress)
+        finally:
+            _close_when_made(policy)
+        took = time.monotonic() - began
+        self._clock += took
+        return {**found, "time/evaluation": took}
+
     def _evaluation(self, step: int, submitted: Sequence[Pending[TrainResult]]) -> Mapping[str, float]:
         try:
             return self._objective.evaluation(submitted, self._settings.timeout_s)
         except NonFiniteError as error:  # no checkpoint: the weights went on meanwhile, and are not to be gone back to
             raise named(self._directory, step, error) from error
+
+
+def _close(items: Iterable[_Submitted]) -> None:
+    for item in items:
+        for policy in item.policies.values():
+            _close_when_made(policy)
+
+
+def _close_when_made(policy: Pending[Sampler]) -> None:
+    policy.then(lambda sampler: sampler.close())

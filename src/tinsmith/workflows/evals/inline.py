@@ -1,0 +1,98 @@
+"""Evaluations on the way: a benchmark that a training run measures its weights on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from tinsmith.domain.evaluation import standard_error
+from tinsmith.domain.tokens import Ints
+from tinsmith.envs.base import ProblemSource
+from tinsmith.ports.files import FileSystem
+from tinsmith.ports.progress import Progress
+from tinsmith.ports.sampler import Sampler
+from tinsmith.workflows.evals.directory import EvaluationDirectory
+from tinsmith.workflows.evals.results import Results
+from tinsmith.workflows.evals.run import EvaluationSettings, evaluate
+
+EVALS = "evals"
+"""In a run directory: evaluations, `evals/NAME/STEPS`."""
+_MAY_CHANGE = ("concurrency", "retries", "size", "data")
+
+
+@frozen(kw_only=True, eq=False)
+class Evaluator:
+    """Attempts at a benchmark's problems, kept below the run directory, so that an evaluation that was stopped goes on
+    and one that is done is not sampled again."""
+
+    name: str
+    problems: ProblemSource
+    settings: EvaluationSettings
+    config: Mapping[str, Any]
+    """What the numbers depend on, in JSON types."""
+    files: FileSystem
+    decode: Callable[[Ints], str]
+
+    def measure(self, sampler: Sampler, steps: int, run: Path, progress: Progress) -> dict[str, float]:
+        """`test/<name>/...` of the weights after `steps` optimizer steps of the run at `run`; see `metrics`."""
+        path = run / EVALS / self.name / f"{steps:06d}"
+        with EvaluationDirectory.open(
+            path,
+            config=self.config,
+            fingerprint=self.problems.fingerprint,
+            files=self.files,
+            may_change=_MAY_CHANGE,
+        ) as directory:
+            for note in directory.notes:
+                progress.note(f"{path}: {note}")
+            shown = _Beside(progress, f"evaluating {self.name}")
+            return metrics(self.name, evaluate(sampler, self.problems, self.settings, directory, shown, self.decode))
+
+
+def metrics(name: str, found: Results) -> dict[str, float]:
+    """`test/<name>/score` (share of right attempts) with `score/stderr`, `pass@k`, `reward`, `truncated` (share of
+    attempts that a limit ended): over the problems that came off, and left out where none did. `problems`: those.
+    `failed`: problems that the world failed, which are in no score; `errors`: how often it failed anything."""
+    values: dict[str, float] = {
+        "problems": len(found.outcomes),
+        "failed": len(found.failed),
+        "errors": sum(found.errors.values()),
+    }
+    if found.score is not None and found.reward is not None:
+        error = standard_error([outcome.share for outcome in found.outcomes.values()])
+        values |= {
+            "score": found.score.value,
+            **({"score/stderr": error} if error == error else {}),
+            **{f"pass@{k}": estimate.value for k, estimate in found.pass_at_k.items() if k > 1},
+            "reward": found.reward.value,
+            "truncated": found.truncated / found.attempts,
+        }
+    return {f"test/{name}/{key}": float(value) for key, value in values.items()}
+
+
+class _Beside:
+    """The progress of an evaluation, beside the steps of its run."""
+
+    def __init__(self, progress: Progress, what: str) -> None:
+        self._progress = progress
+        self._what = what
+        self.note = progress.note
+        self.doing = progress.doing
+        self.table = progress.table
+        self.run_directory = progress.run_directory
+
+    def update(self, done: int, total: int | None, metrics: Mapping[str, float]) -> None:
+        self._progress.doing(self._what, done, total)
+
+
+def measured(
+    evaluators: Sequence[Evaluator], sampler: Sampler, steps: int, run: Path, progress: Progress
+) -> dict[str, float]:
+    """All their metrics."""
+    out: dict[str, float] = {}
+    for evaluator in evaluators:
+        out |= evaluator.measure(sampler, steps, run, progress)
+    return out
