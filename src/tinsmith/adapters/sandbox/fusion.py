@@ -31,7 +31,7 @@ class FusionBackend:
 
     def __init__(self, limits: Limits, *, url: str) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"sandbox_url={url!r}: http://HOST:PORT of a SandboxFusion server")
+            raise ConfigError(f"sandbox.url={url!r}: http://HOST:PORT of a SandboxFusion server")
         self.limits = limits
         self._url = url.rstrip("/").removesuffix("/run_code") + "/run_code"
 

@@ -40,14 +40,15 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
 )
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 _DETACH = 2
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
-_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217, "i686": 217, "armv7l": 218}
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
 
 FIRST_UID = 1_900_000_000
 """For root: programs run as users that nobody else is, each as another one."""
 HOST = ("bin", "sbin", "lib", "lib64", "lib32", "libx32", "usr")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime")
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = ("null", "zero", "full", "random", "urandom")
+
+_OWN = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", re.MULTILINE)
 
 libc: Any = ctypes.CDLL(None, use_errno=True)
 
@@ -105,14 +106,14 @@ def unshare() -> None:
         _map_user()
 
 
-def build_root(paths: list[str], disk_bytes: int) -> None:
+def build_root(paths: list[str], pivot: int) -> None:
     """A root of which all is read-only but the scratch directory, which lies in memory and has a size."""
     _mount("", "/", "", _REC | _PRIVATE)
     _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
     os.makedirs("/tmp/new")
     os.makedirs("/tmp/old")
     _mount("/tmp/new", "/tmp/new", "", _BIND)
-    _pivot("/tmp", "/tmp/old")
+    _pivot(pivot, "/tmp", "/tmp/old")
     os.chdir("/")
     for name in HOST:
         if os.path.islink(f"/old/{name}"):
@@ -127,7 +128,7 @@ def build_root(paths: list[str], disk_bytes: int) -> None:
         if os.path.exists(f"/old/etc/{name}"):
             _bind(f"/etc/{name}")
     os.makedirs("/new/dev")
-    for name in _DEVICES:
+    for name in DEVICES:
         _bind(f"/dev/{name}")
     os.symlink(SCRATCH, "/new/dev/shm")
     os.symlink("/proc/self/fd", "/new/dev/fd")
@@ -140,15 +141,12 @@ def build_root(paths: list[str], disk_bytes: int) -> None:
             flags |= _NODEV
         _mount("", target, "", _REMOUNT | _BIND | _RDONLY | _NOSUID | flags)
     os.chdir("/new")
-    _pivot(".", ".")
+    _pivot(pivot, ".", ".")
     _checked(libc.umount2(b".", _DETACH), "umount")
     os.chdir("/")
 
 
-def _pivot(new: str, old: str) -> None:
-    number = _PIVOT_ROOT.get(os.uname().machine)
-    if number is None:
-        raise OSError(f"no sandbox for {os.uname().machine} yet")
+def _pivot(number: int, new: str, old: str) -> None:
     _checked(int(libc.syscall(ctypes.c_long(number), new.encode(), old.encode())), "pivot_root")
 
 
@@ -243,6 +241,17 @@ def _restrict(order: dict[str, Any], uid: int) -> None:
         _, hard = resource.getrlimit(kind)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (value, value))
+    _filter(base64.b64decode(order["filter"]))
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def _filter(instructions: bytes) -> None:
+    """From here on system calls are filtered, and so are those of what is executed."""
+    program = _Filter(len(instructions) // 8, instructions)
+    _checked(libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.byref(program), 0, 0), "seccomp")
 
 
 def _release() -> tuple[int, int]:
@@ -251,14 +260,13 @@ def _release() -> tuple[int, int]:
 
 
 def _resident() -> int:
-    """Bytes that the processes here have in memory, this one left out."""
-    page, total = os.sysconf("SC_PAGE_SIZE"), 0
+    """Bytes that the processes here have in memory, this one and what are files left out."""
+    total = 0
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
-            with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{name}/statm") as file:
-                resident, shared = (int(x) for x in file.read().split()[1:3])
-                total += resident - shared  # what is shared is files', but for shared memory, which the disk bounds
-    return total * page
+            with contextlib.suppress(OSError), open(f"/proc/{name}/status") as file:
+                total += sum(int(kilobytes) for kilobytes in _OWN.findall(file.read()))
+    return total << 10
 
 
 def watch(connection: socket.socket, pid: int, memory_bytes: int, disk_bytes: int) -> dict[str, Any]:
@@ -303,7 +311,7 @@ def serve(connection: socket.socket, namespaces: bool) -> None:
             return
         os.umask(0o022)
         if namespaces:
-            build_root(head["paths"], head["disk_bytes"])
+            build_root(head["paths"], head["pivot_root"])
             mount_scratch(head["disk_bytes"])
         send(connection, {"ready": True})
         order = receive(connection)

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import itertools
 import os
+import platform
 import selectors
 import shutil
 import site
@@ -24,7 +25,7 @@ from typing import Any
 
 from attrs import define, field
 
-from tinsmith.adapters.sandbox import inside
+from tinsmith.adapters.sandbox import filter, inside
 from tinsmith.adapters.sandbox.pool import Stop, encoded
 from tinsmith.domain.errors import ConfigError
 from tinsmith.ports.sandbox import MAIN, End, Isolation, Limits, Program, Ran, SandboxError
@@ -55,13 +56,17 @@ class LocalBackend:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        machine = filter.MACHINES.get(platform.machine())
+        if machine is None or not sys.platform.startswith("linux"):
+            raise ConfigError(
+                f"sandbox.kind={self.name} is for Linux on {' and '.join(filter.MACHINES)}: take sandboxfusion or modal"
+            )
+        self._machine = machine
         self._python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
         packages = [p for p in site.getsitepackages() if os.path.isdir(p)]
         self._packages = [os.path.realpath(p) for p in packages]
         paths = {os.path.realpath(sys.base_prefix), *self._packages}
         self._paths = sorted(p for p in paths if p != "/" and not p.startswith("/usr/") and p != "/usr")
-        if not sys.platform.startswith("linux"):
-            raise ConfigError(f"sandbox={self.name} needs Linux: take sandbox=sandboxfusion or sandbox=modal")
 
     def _command(self) -> list[str]:
         return [self._python, "-I", "-S", "-B", str(Path(inside.__file__)), self._how]
@@ -73,6 +78,8 @@ class LocalBackend:
             "disk_bytes": self.limits.disk_bytes,
             "memory_bytes": self.limits.memory_bytes,
             "processes": self.limits.processes,
+            "pivot_root": self._machine.pivot_root,
+            "filter": base64.b64encode(filter.program(self._machine)).decode(),
             # Each another one, so that what one of them may fork is not counted against the others.
             "uid": inside.FIRST_UID + os.getpid() % 4_000_000 * 50 + slot,
             "command": [self._python, "-B"],
@@ -217,7 +224,9 @@ class BubblewrapBackend(LocalBackend):
         super().__init__(limits)
         found = shutil.which("bwrap")
         if found is None:
-            raise ConfigError("sandbox=bwrap needs bubblewrap, which is not installed (Debian: apt install bubblewrap)")
+            raise ConfigError(
+                "sandbox.kind=bwrap needs bubblewrap, which is not installed (Debian: apt install bubblewrap)"
+            )
         self._bwrap = found
 
     def _command(self) -> list[str]:
@@ -239,7 +248,11 @@ class BubblewrapBackend(LocalBackend):
                 words += ["--perms", "0755", "--dir", str(folder)]
             words += ["--ro-bind-try", path, path]
         words += ["--ro-bind", str(Path(inside.__file__)), script]
-        words += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+        words += ["--proc", "/proc", "--perms", "0755", "--tmpfs", "/dev"]
+        for name in inside.DEVICES:
+            words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+        words += ["--symlink", inside.SCRATCH, "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"]
+        words += ["--remount-ro", "/dev"]
         words += ["--perms", "1777", "--size", str(self.limits.disk_bytes), "--tmpfs", inside.SCRATCH]
         words += ["--remount-ro", "/", "--chdir", "/"]
         return [*words, "--", self._python, "-I", "-S", "-B", script, self._how]
@@ -260,8 +273,8 @@ def check(backend: LocalBackend) -> None:
                 _probed[backend.name] = str(error)
     if (why := _probed[backend.name]) is not None:
         raise ConfigError(
-            f"sandbox={backend.name} does not work on this machine ({why}): the code of a model is run isolated or "
-            "not at all. Allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
+            f"sandbox.kind={backend.name} does not work on this machine ({why}): the code of a model is run isolated "
+            "or not at all. Allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
             "kernel.apparmor_restrict_unprivileged_userns=0; in a container --security-opt seccomp=unconfined), "
-            "or take sandbox=bwrap, sandboxfusion or modal"
+            "or take sandbox.kind=bwrap, sandboxfusion or modal"
         )

@@ -60,7 +60,7 @@ class ModalBackend:
         try:
             self._app = api.App.lookup(APP, create_if_missing=True)
         except api.exception.Error as error:
-            raise ConfigError(f"sandbox=modal: {error}. `modal setup` stores a token") from error
+            raise ConfigError(f"sandbox.kind=modal: {error}. `modal setup` stores a token") from error
         self._image = api.Image.debian_slim()
 
     def create(self, stop: Stop) -> Any:

@@ -136,21 +136,25 @@ class SandboxContract:
                 assert not ran.ok
             assert self.one(sandbox, "open('x', 'wb').write(b'x' * (1 << 20))").ok
 
-    @pytest.mark.parametrize("children", [0, 4])
-    def test_a_program_that_takes_all_memory_is_stopped(self, children: int) -> None:
+    @pytest.mark.parametrize("how", ["alone", "children", "shared"])
+    def test_a_program_that_takes_all_memory_is_stopped(self, how: str) -> None:
         part = LIMITS.memory_bytes // 3
-        source = (
-            f"import os, time\nfor _ in range({children}):\n    if os.fork() == 0:\n"
-            f"        kept = b'x' * {part}; time.sleep(60)\n"
-            + ("time.sleep(60)\n" if children else f"kept = []\nwhile True: kept.append(b'x' * {part})\n")
-        )
+        take = {
+            "alone": "while True: kept.append(b'x' * part)",
+            "children": "for _ in range(4):\n    if os.fork() == 0: kept.append(b'x' * part); time.sleep(60)",
+            "shared": (
+                "for _ in range(4):\n"
+                "    if os.fork() == 0: m = mmap.mmap(-1, part); m.write(b'x' * part); time.sleep(60)"
+            ),
+        }[how]
+        source = f"import mmap, os, time\npart, kept = {part}, []\n{take}\ntime.sleep(60)\n"
         with self.make() as sandbox:
             if not sandbox.isolation.memory:
                 pytest.skip(f"{sandbox.name} does not bound memory")
             ran = self.one(sandbox, source, timeout_s=20.0)
             assert not ran.ok
             assert ran.end in (End.MEMORY, End.EXITED), ran
-            assert ran.end is End.MEMORY or not children
+            assert ran.end is End.MEMORY or how == "alone"
 
     def test_a_program_that_kills_all_it_sees_hurts_itself_alone(self) -> None:
         source = (

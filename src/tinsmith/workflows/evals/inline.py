@@ -20,7 +20,7 @@ from tinsmith.workflows.evals.run import EvaluationSettings, evaluate
 
 EVALS = "evals"
 """In a run directory: evaluations, `evals/NAME/STEPS`."""
-_MAY_CHANGE = ("concurrency", "retries", "size", "data")
+_MAY_CHANGE = ("concurrency", "retries", "size", "data", "sandbox.kind", "sandbox.url", "sandbox.at_once")
 
 
 @frozen(kw_only=True, eq=False)
