@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from tinsmith.ports.trainer import LossSpec as LossSpec
     from tinsmith.ports.trainer import Trainer as Trainer
     from tinsmith.ports.trainer import TrainResult as TrainResult
+    from tinsmith.recipes.env import play_env as play_env
     from tinsmith.workflows.env_check import CheckSettings as CheckSettings
     from tinsmith.workflows.env_check import check_env as check_env
 
@@ -101,6 +102,7 @@ _MODULE_OF = {
     "LossSpec": "ports.trainer",
     "Trainer": "ports.trainer",
     "TrainResult": "ports.trainer",
+    "play_env": "recipes.env",
     "CheckSettings": "workflows.env_check",
     "check_env": "workflows.env_check",
 }

@@ -178,6 +178,16 @@ def test_a_server_that_fails_or_hangs_is_the_worlds_failure_within_the_deadline(
     with pytest.raises(WorldError, match="closed"):
         asyncio.run(index.search(["apple"], 1))
 
+    other = ChromaIndex("words", CORPUS, embed=embed, client=served(client), timeout_s=30.0)
+    client.collections["words"].query = hangs  # type: ignore[method-assign]
+
+    async def closed_meanwhile() -> None:
+        asyncio.get_running_loop().call_later(0.1, other.close)
+        await other.search(["apple"], 1)
+
+    with pytest.raises(WorldError, match="was closed before"):
+        asyncio.run(closed_meanwhile())
+
     async def nobody() -> None:
         raise OSError("nobody listens")
 

@@ -15,13 +15,17 @@ from pathlib import Path
 
 import pytest
 
+import tinsmith as ts
+from tinsmith import rendering
 from tinsmith.cli import main
 from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.messages import Message, ToolCall
+from tinsmith.envs.game import SelfPlay
+from tinsmith.envs.games import GuessNumber
 from tinsmith.envs.search import search_tool
 from tinsmith.envs.tools import tool
 from tinsmith.recipes.env import plain
-from tinsmith.testing import MemorySearch
+from tinsmith.testing import FakeTokenizer, MemorySearch
 from tinsmith.workflows.env_play import read
 
 SRC = Path(__file__).parents[2] / "src"
@@ -129,6 +133,19 @@ def test_ctrl_d_and_ctrl_c_end_it_cleanly(key: bytes) -> None:
         os.write(master, key)
         assert "Traceback" not in read_until(master, "left before the end")
         assert process.wait(20) == 0
+
+
+def test_an_environment_of_ones_own_is_played_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renderer = rendering.get("chatml", FakeTokenizer())
+    game = SelfPlay(problem="p", tags=(), game=lambda: GuessNumber(3, most=9), renderer=renderer)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("5\n3\n2\n"))
+    group = ts.play_env(game, renderer)
+    assert group is not None
+    assert group.rewards.tolist() == [1.0]
+    assert "Too high." in capsys.readouterr().out
+    assert ts.play_env(game, renderer) is None, "the person left after a move"
 
 
 def test_what_a_person_writes_is_text_or_a_call() -> None:

@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import shlex
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -145,6 +147,31 @@ def test_a_server_that_dies_is_the_worlds_failure_and_the_next_call_has_a_new_on
         assert call(server, "count_up") == ToolReply("1")
 
 
+def test_a_server_by_its_url(program: list[str], tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = tmp_path / "by_url.py"
+    run = f"server.run(transport='streamable-http', host='127.0.0.1', port={port})"
+    path.write_text(SERVER.replace("server.run()", run))
+    running = subprocess.Popen([sys.executable, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+                break
+            time.sleep(0.1)
+        with contextlib.closing(bootstrap.open_mcp(f"http://127.0.0.1:{port}/mcp")) as server:
+            assert call(server, "add", x=2, y=3) == ToolReply("5")
+            assert call(server, "refuse", why="so").refused
+            running.kill()
+            running.wait()
+            with pytest.raises(WorldError):
+                call(server, "add", x=1)
+    finally:
+        running.kill()
+        running.wait()
+
+
 @pytest.mark.parametrize(
     "program", [["/no/such/program"], [sys.executable, "-c", "print('no json')"], "http://127.0.0.1:9/mcp"], ids=str
 )
@@ -208,10 +235,13 @@ def test_what_is_no_text_is_told_by_its_kind() -> None:
 
 
 def test_a_recipe_gives_them_to_its_policy(
-    program: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("bm25s", reason="needs the extra: search")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.json").write_text(json.dumps({"mcp": [shlex.join(program)], "model": "tiny"}))
+    head, _, rest = SERVER.partition("@server.tool()\ndef add")
+    (tmp_path / "server.py").write_text(head + rest[rest.index("@server.tool()\ndef pid") :])
+    words = [sys.executable, str(tmp_path / "server.py")]
+    (tmp_path / "c.json").write_text(json.dumps({"mcp": [shlex.join(words)], "max_tokens": 32}))
     assert main(["check", "search-tool", "config=c.json"]) == 0
-    assert "count_up" in capsys.readouterr().out
+    assert "Tells which process it is." in capsys.readouterr().out

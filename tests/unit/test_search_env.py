@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import re
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tinsmith import bootstrap, rendering
 from tinsmith.cli import main
 from tinsmith.domain.episodes import StopReason
-from tinsmith.domain.errors import DataError, WorldError
+from tinsmith.domain.errors import DataError, RenderError, WorldError
 from tinsmith.domain.messages import ToolCall
 from tinsmith.envs.search import (
     MAX_QUERIES,
@@ -32,7 +33,9 @@ from tinsmith.ports.progress import Silent
 from tinsmith.ports.search import SearchIndex
 from tinsmith.recipes import reinforcement, small_world
 from tinsmith.recipes.search_tool import Config
-from tinsmith.testing import FakeTrainer, MemorySearch, MemorySource, ScriptedSampler
+from tinsmith.testing import FakeTokenizer, FakeTrainer, MemorySearch, MemorySource, ScriptedSampler
+from tinsmith.testing.fakes import CHAT_TOKENS
+from tinsmith.workflows.env_check import CheckSettings, check_env
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.rl import RLLoop
 from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, Rollouts, roll_out
@@ -77,6 +80,27 @@ def test_a_policy_that_searches_and_answers_earns_the_top_reward_within_the_tiny
 
 
 TAGS = ("one_hop", "two_hops")
+
+
+FORMATS = (
+    *("qwen3_5_disable_thinking", "qwen3_8", "mistral_v7", "gpt_oss_medium_reasoning", "deepseekv3_thinking"),
+    *("kimi_k2", "glm4", "nemotron3", "tml_v0"),
+)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_tool_is_called_in_the_form_of_each_format(name: str) -> None:
+    """Nothing in the prompt or the environment is written for one of them."""
+    tokens = list(CHAT_TOKENS)
+    while True:
+        try:
+            renderer = rendering.get(name, FakeTokenizer(tokens))
+            break
+        except RenderError as error:  # it names the control tokens that it needs
+            tokens += ast.literal_eval(re.search(r"\[.*\]", str(error))[0])
+    task = SearchTask(renderer=renderer, box=ToolBox([search_tool(INDEX)]))
+    asked = QuestionSet(task, read_questions(small_world.Questions())[:1], "")
+    assert check_env(asked, renderer, CheckSettings(max_tokens=600, max_turns=5)).failures == ()
 
 
 @pytest.mark.parametrize(

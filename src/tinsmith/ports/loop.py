@@ -25,6 +25,7 @@ class BackgroundLoop:
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._name = name
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -43,7 +44,7 @@ class BackgroundLoop:
         return self._submit(work, what, seconds).result()
 
     def _submit(self, work: Callable[[], Coroutine[Any, Any, T]], what: str, seconds: float) -> Future[T]:
-        if self._loop.is_closed() or not self._thread.is_alive():
+        if self._closed:
             raise WorldError(f"{self._name} is closed")
 
         async def bounded() -> T:
@@ -54,12 +55,17 @@ class BackgroundLoop:
                 if limit.expired():
                     raise DeadlineError(f"{what} gave no answer within {seconds:g} s") from error
                 raise
+            except asyncio.CancelledError as error:
+                if self._closed:  # its caller was not cancelled, and must not take it so
+                    raise WorldError(f"{self._name} was closed before {what} gave an answer") from error
+                raise
 
         return asyncio.run_coroutine_threadsafe(bounded(), self._loop)
 
     def close(self) -> None:
         """End what runs, and the thread."""
-        if self._thread.is_alive():
+        if not self._closed:
+            self._closed = True
             asyncio.run_coroutine_threadsafe(self._end(), self._loop)
             self._thread.join(STOP_S + 1.0)
 

@@ -13,8 +13,11 @@ from typing import Any, Protocol
 from attrs import frozen
 
 from tinsmith.config import option
+from tinsmith.domain.episodes import Group
+from tinsmith.envs.base import GroupBuilder
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes.reinforcement import Environments, MultiTurnConfig
+from tinsmith.rendering import Renderer
 from tinsmith.workflows.env_check import CheckSettings, check_env
 from tinsmith.workflows.env_play import Left, PlayLimits, play
 
@@ -93,18 +96,27 @@ def play_one(job: HasEnvironments, config: Any, own: PlayConfig, ui: Progress) -
             max_trajectory_tokens=max_trajectory_tokens,
         )
         try:
-            play(envs.train[own.problem], envs.model.renderer, limits, _Person(ui))
+            play(envs.train[own.problem], envs.model.renderer, limits, _Person(ui.note))
         except Left:
             ui.note("\nleft before the end")
     return 0
 
 
+def play_env(builder: GroupBuilder, renderer: Renderer, limits: PlayLimits | None = None) -> Group | None:
+    """Play an environment of one's own at the terminal, in the place of the policy. Gives the group of episodes, None
+    where the person leaves before the end."""
+    try:
+        return play(builder, renderer, limits or PlayLimits(), _Person(print))
+    except Left:
+        return None
+
+
 class _Person:
-    def __init__(self, ui: Progress) -> None:
-        self._ui = ui
+    def __init__(self, show: Callable[[str], object]) -> None:
+        self._show = show
 
     def show(self, text: str) -> None:
-        self._ui.note(plain(text))
+        self._show(plain(text))
 
     def ask(self, prompt: str) -> str:
         with _interruptible():

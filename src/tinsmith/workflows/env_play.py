@@ -41,8 +41,8 @@ class Left(Exception):
 class PlayLimits:
     """As of the policy; none: none."""
 
-    max_tokens: int
-    context: int
+    max_tokens: int = 1024
+    context: int = 32768
     max_turns: int | None = None
     max_trajectory_tokens: int | None = None
 
