@@ -38,12 +38,13 @@ class BM25Index:
             raise MissingExtraError("bm25s", "search") from None
         self._documents = tuple(documents)
         self._name = name
-        split = [words(f"{d.title} {d.text}") for d in self._documents]
-        if not any(split):
+        known: dict[str, int] = {}
+        split = [[known.setdefault(w, len(known)) for w in words(f"{d.title} {d.text}")] for d in self._documents]
+        if not known:
             raise DataError("no document of the corpus holds a word", source=name)
         self._fingerprint = fingerprint(self._documents)
         self._index: Any = bm25s.BM25(backend="numpy")
-        self._index.index(split, show_progress=False)
+        self._index.index((split, known), show_progress=False)
 
     @property
     def name(self) -> str:
