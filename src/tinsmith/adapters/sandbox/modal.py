@@ -33,11 +33,10 @@ os.chdir("/tmp/program")
 for name, data in order["files"].items():
     with open(name, "wb") as file:
         file.write(base64.b64decode(data))
-file = os.memfd_create("stdin")
-with open(file, "wb", closefd=False) as stdin:
-    stdin.write(base64.b64decode(order["stdin"]))
-os.lseek(file, 0, os.SEEK_SET)
-os.dup2(file, 0)
+with open("/tmp/stdin", "wb") as file:
+    file.write(base64.b64decode(order["stdin"]))
+os.dup2(os.open("/tmp/stdin", os.O_RDONLY), 0)
+os.unlink("/tmp/stdin")
 for kind, value in ((resource.RLIMIT_AS, order["memory"]), (resource.RLIMIT_FSIZE, order["disk"])):
     resource.setrlimit(kind, (value, value))
 os.execv(sys.executable, [sys.executable, "-B", "{MAIN}"])

@@ -73,10 +73,10 @@ class SandboxContract:
 
     def test_what_one_run_leaves_the_next_does_not_find(self) -> None:
         with self.make() as sandbox:
-            for folder in (".", "/tmp"):
-                left = self.one(sandbox, f"open('{folder}/left', 'w').write('x')")
-                assert left.ok, left
-                assert self.one(sandbox, f"import os; print(os.path.exists('{folder}/left'))").stdout == b"False\n"
+            paths = ["left", "/tmp/left"]
+            left = self.one(sandbox, f"for path in {paths}: open(path, 'w').write('x')")
+            assert left.ok, left
+            assert self.one(sandbox, f"import os; print(*map(os.path.exists, {paths}))").stdout == b"False False\n"
 
     def test_a_program_that_never_returns_ends_at_its_time(self) -> None:
         with self.make() as sandbox:
@@ -214,14 +214,14 @@ class SandboxContract:
 
     def test_many_programs_run_a_bounded_number_at_once(self) -> None:
         with self.make() as sandbox:
-            pending = [sandbox.run(Program(source=f"print({i})")) for i in range(5)]
+            pending = [sandbox.run(Program(source=f"print({i})")) for i in range(4)]
             seen, end = 0, time.monotonic() + WAIT
             while not all(p.done() for p in pending) and time.monotonic() < end:
                 leases = sandbox.leases
                 assert leases.created == leases.released + leases.live
                 seen = max(seen, leases.live)
                 time.sleep(0.005)
-            assert [p.result(WAIT).stdout for p in pending] == [f"{i}\n".encode() for i in range(5)]
+            assert [p.result(WAIT).stdout for p in pending] == [f"{i}\n".encode() for i in range(4)]
             assert seen <= AT_ONCE
 
     def test_a_run_that_nobody_waits_for_is_killed(self) -> None:
