@@ -222,6 +222,27 @@ def test_the_third_stage_goes_on_from_the_first_ones_weights_and_against_them(ch
             assert one[name] == other[name], name
 
 
+def test_one_budget_is_of_three_stages(chats: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What earlier stages spent is gone, what the judge reads is counted, and a larger budget goes on."""
+    words = [*small("rlhf", chats), "export=none", "prices=1,1,1"]
+    assert main([*words, "log_path=whole"]) == 0
+    stages = ("sft", "judge", "rl")
+    costs = [metrics(f"whole/{stage}")[-1]["cost/total"] for stage in stages]
+    for line in metrics("whole/rl"):
+        own = line["num_tokens"] + line["tokens/sample"]
+        assert line["tokens/prefill"] > own / 2, "the judge reads every comparison"
+    for done, stage in enumerate(stages):
+        budget = sum(costs[:done]) + 0.7 * costs[done]
+        assert main([*words, "log_path=run", f"budget={budget:.9g}"]) == 3
+        assert "larger budget= goes on" in capsys.readouterr().err
+        assert 0 < sum(metrics(f"run/{stage}")[-1]["cost/total"] for stage in stages[: done + 1]) <= budget
+        assert not Path("run", *stages[done + 1 : done + 2], "journal.jsonl").exists() or stage == "rl"
+    assert main([*words, "log_path=run", f"budget={2 * sum(costs)}"]) == 0
+    for stage in stages:
+        one, other = metrics(f"run/{stage}"), metrics(f"whole/{stage}")
+        assert [line["optim/grad_norm"] for line in one] == [line["optim/grad_norm"] for line in other]
+
+
 def test_a_student_gets_near_its_teacher_by_its_own_samples_and_goes_on_after_a_stop() -> None:
     """Its teacher is there already, and says the same of the same tokens."""
     words = [

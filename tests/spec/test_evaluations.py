@@ -105,8 +105,8 @@ def run(
 
 
 def told(results: Results) -> dict[str, object]:
-    """All but how long it took and what failed on the way."""
-    return {k: v for k, v in results.to_json().items() if k not in ("seconds", "errors")}
+    """All but how long it took, what failed on the way, and what it used."""
+    return {k: v for k, v in results.to_json().items() if k not in ("seconds", "errors", "used", "lost")}
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=6), st.integers(1, 8))

@@ -201,3 +201,53 @@ def test_a_prompt_longer_than_the_context_is_an_attempt_that_a_limit_ended(capsy
     assert results("e")["truncated"] >= 1
     assert cli.main(["eval", "gsm8k", "regrade=e"]) == 0
     assert results("e-native")["outcomes"] == results("e")["outcomes"]
+
+
+PRICED = ["eval", "arithmetic", "size=12", "n=2", "prices=1,2,100"]
+
+
+def test_what_it_costs_and_a_budget_that_stops_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*PRICED, "log_path=whole"]) == 0
+    assert "cost" in capsys.readouterr().out
+    whole = results("whole")
+    prompts = {row["group"]: len(row["turns"][0]["observation"]) for row in rows("whole")}
+    assert whole["used"] == {
+        "tokens/prefill": sum(prompts.values()),
+        "tokens/sample": whole["sampled_tokens"],
+        "tokens/train": 0,
+    }
+    assert whole["cost"] == pytest.approx((sum(prompts.values()) + 2 * whole["sampled_tokens"]) / 1e6)
+    each = whole["cost"] / 12
+    for budget, concurrency in ((4.5 * each, 1), (8.5 * each, 64)):
+        command = [*PRICED, "log_path=e", f"concurrency={concurrency}"]
+        assert cli.main([*command, f"budget={budget:.12g}"]) == 3
+        said = capsys.readouterr()
+        assert "stopped by its budget" in said.err
+        assert "larger budget= goes on" in said.err
+        assert "score" in said.out, "what came off is shown"
+        found = results("e")
+        assert 0 < found["done"] < 12
+        assert budget / 2 < found["cost"] <= budget + each
+    assert cli.main([*PRICED, "log_path=e", "budget=1"]) == 0
+    assert results("e")["outcomes"] == whole["outcomes"]
+    assert results("e")["cost"] == pytest.approx(whole["cost"]), "what was spent before counts, and no more"
+
+
+def test_a_budget_counts_what_failures_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def step(self: ProblemEnv, action: Any) -> Any:
+        raise WorldError("gone")
+
+    monkeypatch.setattr(ProblemEnv, "step", step)
+    assert cli.main([*PRICED, "log_path=e", "retries=0"]) == 1
+    first = results("e")
+    assert first["lost"] == first["used"]
+    assert first["cost"] > 0
+    assert cli.main([*PRICED, "log_path=e", "retries=0"]) == 1
+    assert results("e")["cost"] == pytest.approx(2 * first["cost"])
+
+
+def test_prices_that_are_none_are_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, said in (("prices=cheap", "PREFILL,SAMPLE,TRAIN"), ("budget=3", "prices=")):
+        assert cli.main([*SUMS, wrong, "log_path=e"]) == 2
+        assert said in capsys.readouterr().err
+        assert not Path("e").exists()

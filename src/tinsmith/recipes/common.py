@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from attrs import frozen
 
@@ -16,7 +16,7 @@ from tinsmith.config import option, to_dict
 from tinsmith.config.files import read_file
 from tinsmith.domain.cost import Prices, Spending, Tokens
 from tinsmith.domain.datums import Datum
-from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.errors import BudgetError, ConfigError
 from tinsmith.domain.schedules import Schedule
 from tinsmith.ports.pending import DEADLINE_S
 from tinsmith.ports.progress import Progress
@@ -28,6 +28,8 @@ from tinsmith.recipes.benchmarks import Benchmark, EvaluationOptions
 from tinsmith.rendering.show import marked, spans, style
 from tinsmith.workflows.evals import Evaluator
 from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.journal.reading import read_journal
+from tinsmith.workflows.journal.records import Step
 from tinsmith.workflows.settings import AdamSettings, CheckpointSettings, LoraSettings, OptimizerSettings
 from tinsmith.workflows.waiting import wait
 
@@ -124,7 +126,18 @@ def open_model(config: RunConfig) -> Model:
     )
 
 
-def spending(config: RunConfig) -> Spending:
+class Priced(Protocol):
+    """Options of what costs money."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def prices(self) -> str | None: ...
+    @property
+    def budget(self) -> float | None: ...
+
+
+def spending(config: Priced) -> Spending:
     """The price list and budget. ConfigError for what is none."""
     if config.prices is None:
         return Spending(budget=config.budget)
@@ -142,6 +155,28 @@ def spending(config: RunConfig) -> Spending:
         )
     prices = Prices.of(read_file(config.prices), config.model, config.prices)
     return Spending(prices=prices, budget=config.budget)
+
+
+def spent(config: Priced, path: Path) -> float:
+    """Money that the run at `path` took so far, at these prices; 0 where there is none."""
+    limits, files = spending(config), bootstrap.local_files()
+    if limits.prices is None or not (path / "journal.jsonl").exists():
+        return 0.0
+    steps = [record.event for record in read_journal(path, files).all_records if isinstance(record.event, Step)]
+    return sum(limits.prices.cost(Tokens.of_metrics(step.metrics)) for step in steps)
+
+
+def left(config: Priced, *stages: Path) -> float | None:
+    """What stages before, at `stages`, left of the budget. BudgetError where that is nothing."""
+    if config.budget is None:
+        return None
+    used = sum(spent(config, path) for path in stages)
+    if used >= config.budget:
+        raise BudgetError(
+            f"stopped by its budget: the stages before spent {used:.6g} of {config.budget:g}. The same command with a "
+            "larger budget= goes on"
+        )
+    return config.budget - used
 
 
 def optimizer(config: Any) -> OptimizerSettings:

@@ -12,13 +12,13 @@ from attrs import evolve, frozen
 from tinsmith import bootstrap, rendering
 from tinsmith.bootstrap import Backend
 from tinsmith.config import from_dict, option, to_dict
-from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.errors import BudgetError, ConfigError
 from tinsmith.domain.evaluation import Estimate
 from tinsmith.domain.metrics import number
 from tinsmith.envs.base import ProblemSource
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.tokenizer import Tokenizer
-from tinsmith.recipes import benchmarks, sandboxes
+from tinsmith.recipes import benchmarks, common, sandboxes
 from tinsmith.recipes.benchmarks import MAX_TOKENS, SUMS, Benchmark, Judges, Problems
 from tinsmith.recipes.sandboxes import SandboxSettings
 from tinsmith.rendering import Renderer
@@ -36,6 +36,7 @@ ENDS = {
 """Shares of attempts, by metric."""
 MAY_CHANGE = (
     *("size", "concurrency", "retries", "timeout_s", "threads", "base_url", "log_path", "if_exists", "compare"),
+    *("prices", "budget"),
     *sandboxes.MAY_CHANGE,
 )
 """Options that an evaluation may be resumed with another value of."""
@@ -78,6 +79,12 @@ class Config:
     if_exists: Literal["resume", "raise", "delete"] = option(
         "resume", help="when the directory holds an evaluation: go on with it, refuse, or delete it and start again"
     )
+    prices: str | None = option(
+        None, help="money a million tokens: PREFILL,SAMPLE,TRAIN, or a file with these (by model name, for many models)"
+    )
+    budget: float | None = option(
+        None, help="money that the evaluation may spend, by these prices; a larger one goes on", exclusive_min=0
+    )
     compare: Path | None = option(None, help="directory of another evaluation of the same problems, to compare with")
     regrade: Path | None = option(
         None, help="directory of an evaluation whose attempts are graded again, with grader=; nothing is sampled"
@@ -86,6 +93,7 @@ class Config:
 
 def run(config: Config, progress: Progress) -> int:
     """1 where the world failed problems for good."""
+    common.spending(config)
     files = bootstrap.local_files()
     other = None if config.compare is None else evals.read_results(config.compare, files)
     found, path = _graded_again(config, progress) if config.regrade is not None else _sampled(config, progress)
@@ -124,7 +132,12 @@ def _sampled(config: Config, progress: Progress) -> tuple[Results, Path]:
     ):
         decode = model.tokenizer.decode
         settings = _settings(config, max_tokens)
-        return evals.evaluate(sampler, problems, settings, directory, progress, decode), directory.path
+        try:
+            return evals.evaluate(sampler, problems, settings, directory, progress, decode), directory.path
+        except BudgetError:
+            _show(evals.read_results(directory.path, bootstrap.local_files()), progress)
+            progress.note(f"evaluation: {directory.path}")
+            raise
 
 
 def _graded_again(config: Config, progress: Progress) -> tuple[Results, Path]:
@@ -139,6 +152,8 @@ def _graded_again(config: Config, progress: Progress) -> tuple[Results, Path]:
         )
     again = evolve(
         saved,
+        prices=None,  # nothing is sampled
+        budget=None,
         **{
             name: getattr(config, name) for name in ("grader", "sandbox", "log_path", "if_exists", "compare", "regrade")
         },
@@ -186,6 +201,7 @@ def _settings(config: Config, max_tokens: int) -> EvaluationSettings:
         seed=config.seed,
         concurrency=config.concurrency,
         failures=FailurePolicy(retries=config.retries),
+        spending=common.spending(config),
     )
 
 
@@ -231,6 +247,7 @@ def _show(found: Results, progress: Progress) -> None:
         ["failed problems", len(found.failed), ""],
         ["errors", ", ".join(f"{count} {name}" for name, count in sorted(found.errors.items())) or 0, ""],
         ["tokens sampled", found.sampled_tokens, ""],
+        *([["cost", found.cost, ""]] if found.cost is not None else []),
         ["time, s", found.seconds, ""],
     ]
     if found.failed and found.score_of_all is not None:

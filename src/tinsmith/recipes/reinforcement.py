@@ -21,6 +21,7 @@ from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import LossSpec
 from tinsmith.recipes import common
 from tinsmith.workflows.journal import RunDirectory
+from tinsmith.workflows.metering import Meter
 from tinsmith.workflows.rl import RLLoop, RLSettings
 from tinsmith.workflows.rollouts import RolloutLimits, RolloutPlan, roll_out
 from tinsmith.workflows.settings import FailureSettings
@@ -115,10 +116,12 @@ def train(
     start: str | None = None,
     teachers: Mapping[str, Sampler] | None = None,
     reward_coef: float = 1.0,
+    meter: Meter | None = None,
 ) -> str:
     """The run, from where its directory stands to its end; gives the handle of its last state. `shown`: (words, metric)
     of the table at the end. start: the handle of a saved state whose weights the policy begins with, in place of the
-    model's own. teachers, reward_coef: see `RLLoop`, `RLSettings`; kl_penalty_coef is then the teachers' weight."""
+    model's own. teachers, reward_coef: see `RLLoop`, `RLSettings`; kl_penalty_coef is then the teachers' weight. meter:
+    counts what problems sample or score with other models; it becomes the run's."""
     with (
         common.evaluators(config, model, progress) as evaluators,
         common.open_run(name, config, path, progress) as directory,
@@ -133,6 +136,8 @@ def train(
         if config.kl_penalty_coef and teachers is None:
             made = model.sampler() if start is None else wait(trainer.sampler(), "the reference", config.timeout_s)
             reference = open_.enter_context(made)
+        if meter is not None:
+            meter.began(directory.spent)
         loop = RLLoop(
             trainer,
             problems,
@@ -143,6 +148,7 @@ def train(
             teachers=teachers,
             test=test,
             evaluators=evaluators,
+            meter=meter,
             decode=model.tokenizer.decode,
         )
         loop.run()

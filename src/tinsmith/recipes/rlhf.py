@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tinsmith.config import option
-from tinsmith.domain.errors import ConfigError
 from tinsmith.envs.preference import ModelJudge
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import chat_sl, common, reinforcement, reward_model
 from tinsmith.recipes.chat_sl import SETS
 from tinsmith.recipes.shorter import ComparedConfig, load_prompts
+from tinsmith.workflows.metering import Meter
 
 NAME = "rlhf"
 
@@ -47,21 +47,25 @@ def run(config: Config, progress: Progress) -> int:
     validate(config)
     root = config.log_path or common.default_path(NAME, config, config.data.rsplit("/")[-1])
     chats, pairs = _stages(config, root)
+    sft, judged = root / "sft", root / "judge"
     progress.note("stage 1 of 3: fine-tuning on conversations")
     start = chat_sl.train(chats, progress)
     progress.note("stage 2 of 3: a judge of answers")
-    verdicts = reward_model.train(pairs, progress)
+    verdicts = reward_model.train(evolve(pairs, budget=common.left(config, sft)), progress)
     progress.note("stage 3 of 3: reinforcement learning, paid by the judge")
+    config = evolve(config, budget=common.left(config, sft, judged))
     model = common.open_model(config)
     with ExitStack() as open_:
-        judge = ModelJudge(common.open_state(open_, model, config, verdicts, "judge"), model.renderer)
+        meter = Meter(common.spending(config))
+        judging = meter.sampler(common.open_state(open_, model, config, verdicts, "judge"))
+        judge = ModelJudge(judging, model.renderer)
         prompts, test = load_prompts(config, model, judge, SETS, against_reference=True)
         lines = (
             ("won against the answers given", "reward/total"),
             ("its standard error", "reward/stderr"),
             ("characters of an answer", "answer_chars"),
         )
-        reinforcement.train(NAME, config, progress, model, prompts, test, root / "rl", lines, start=start)
+        reinforcement.train(NAME, config, progress, model, prompts, test, root / "rl", lines, start=start, meter=meter)
     return 0
 
 
@@ -81,8 +85,6 @@ def check(config: Config) -> Iterable[Any]:
 
 def validate(config: Config) -> None:
     reinforcement.validate(config)
-    if config.budget is not None:
-        raise ConfigError("budget= is of one run, and these are three")
 
 
 def _stages(config: Config, root: Path) -> tuple[chat_sl.Config, reward_model.Config]:

@@ -19,17 +19,18 @@ from tinsmith.ports.trainer import AdamW, LossSpec, ModelInfo, OptimResult, Trai
 class Meter:
     """Tokens of the step that is being made, and of all before."""
 
-    def __init__(self, spending: Spending, before: Spent) -> None:
+    def __init__(self, spending: Spending, before: Spent = Spent()) -> None:  # noqa: B008 - frozen
         self._spending = spending
-        self._spent = before
-        self._last = (
-            None
-            if not before.steps or spending.prices is None
-            else (spending.prices.cost(before.tokens) / before.steps)
-        )
+        self.began(before)
         self._lock = threading.Lock()
         self._now = Tokens()
         self._late = Tokens()
+
+    def began(self, before: Spent) -> None:
+        """What the run had used when this process began."""
+        prices = self._spending.prices
+        self._spent = before
+        self._last = None if not before.steps or prices is None else prices.cost(before.tokens) / before.steps
 
     def add(self, tokens: Tokens) -> None:
         with self._lock:

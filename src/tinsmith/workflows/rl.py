@@ -101,14 +101,16 @@ class RLLoop:
         teachers: Mapping[str, Sampler] | None = None,
         test: ProblemSource | None = None,
         evaluators: Sequence[Evaluator] = (),
+        meter: Meter | None = None,
         decode: Callable[[Ints], str],
     ) -> None:
         """reference: the policy that the KL penalty is against. teachers: by the first tag of a group, the policy whose
         opinion of each token is its advantage (`reverse_kl`). One of both is given exactly when kl_penalty_coef is not
-        0, which is its weight."""
+        0, which is its weight. meter: counts what the run uses; given where the problems use something beside the
+        trainer."""
         if (reference is not None) + (teachers is not None) != (settings.kl_penalty_coef != 0):
             raise TrainingError("a reference policy or teachers are given exactly when kl_penalty_coef is not 0")
-        self._meter = Meter(settings.spending, directory.spent)
+        self._meter = meter or Meter(settings.spending, directory.spent)
         self._trainer = self._meter.trainer(trainer)
         self._problems = problems
         self._settings = settings

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from tinsmith.domain.cost import Tokens
 from tinsmith.domain.episodes import Group
 from tinsmith.domain.errors import ConfigError, DataError, DataNotFoundError, JournalError
 from tinsmith.ports.files import FileSystem, exists, make_directories, read, write_atomic
@@ -37,6 +38,8 @@ class EvaluationDirectory:
         """What results.json said when it was opened."""
         self.outcomes: dict[int, Outcome] = {}
         """Problems that came off, by index."""
+        self.used: dict[int, Tokens] = {}
+        """What was read and sampled for them."""
         self._files = files
         self._lock = files.lock(path / LOCK)
 
@@ -98,19 +101,26 @@ class EvaluationDirectory:
             return
         data = read(self._files, file)
         kept = 0
-        for index, group, size in _groups(_sound(data), str(file)):
+        for index, group, size, used in _groups(_sound(data), str(file)):
             if size is None:  # the last problem lacks attempts
                 break
             self.outcomes[index] = Outcome.of(group)
+            self.used[index] = used
             kept += size
         if kept < len(data):
             self._files.truncate(file, kept)
             self._files.sync(file)
             self.notes.append(f"cut {len(data) - kept} bytes that a crash left in {TRAJECTORIES}")
 
-    def add(self, index: int, group: Group, rows: Iterable[Mapping[str, Any]]) -> None:
+    def add(
+        self,
+        index: int,
+        group: Group,
+        rows: Iterable[Mapping[str, Any]],
+        used: Tokens = Tokens(),  # noqa: B008 - frozen
+    ) -> None:
         """A problem came off. rows: its attempts as JSON."""
-        listed = list(rows)
+        listed = [{**row, **({} if i else used.metrics())} for i, row in enumerate(rows)]
         lines = [
             json.dumps({**row, "group": index, "of": len(listed)}, ensure_ascii=False, separators=(",", ":")) + "\n"
             for row in listed
@@ -120,12 +130,14 @@ class EvaluationDirectory:
         except OSError as error:
             raise JournalError(f"{self.path / TRAJECTORIES} cannot be written: {error}") from error
         self.outcomes[index] = Outcome.of(group)
+        self.used[index] = used
 
     def clear(self) -> None:
         """Forget what is done."""
         for name in (RESULTS, TRAJECTORIES):
             self._files.remove(self.path / name)
         self.outcomes.clear()
+        self.used.clear()
         self.earlier = None
 
     def write_results(self, results: Results) -> None:
@@ -167,7 +179,7 @@ def read_trajectories(path: Path, files: FileSystem) -> Iterator[tuple[int, Grou
             f"{path} holds no {TRAJECTORIES}: it is no evaluation, or none of its problems came off"
         )
     data = read(files, file)
-    for index, group, size in _groups(_sound(data), str(file)):
+    for index, group, size, _ in _groups(_sound(data), str(file)):
         if size is not None:
             yield index, group
 
@@ -178,20 +190,23 @@ def _sound(data: bytes) -> bytes:
     return before[: before.rfind(b"\n") + 1]
 
 
-def _groups(data: bytes, source: str) -> Iterator[tuple[int, Group, int | None]]:
-    """(index, group, bytes) for each problem; bytes is None for one that lacks attempts, with which it ends."""
+def _groups(data: bytes, source: str) -> Iterator[tuple[int, Group, int | None, Tokens]]:
+    """(index, group, bytes, what was used) for each problem; bytes is None for one that lacks attempts, with which it
+    ends."""
     lines = data.split(b"\n")[:-1]
-    heads = []
+    heads, used = [], list[Tokens]()
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             heads.append((int(row["group"]), int(row["of"])))
+            used.append(Tokens.of_metrics(row))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"not an attempt ({error!r})", source=source, line=number) from error
-    for (index, of), members in groupby(range(len(lines)), key=lambda i: heads[i]):
+    for (index, of), places in groupby(range(len(lines)), key=lambda i: heads[i]):
+        members = list(places)
         texts = [lines[i] for i in members]
         (group,) = from_lines([t.decode("utf-8", "surrogatepass") for t in texts], source=source)
-        yield index, group, sum(len(t) + 1 for t in texts) if len(texts) == of else None
+        yield index, group, sum(len(t) + 1 for t in texts) if len(texts) == of else None, used[members[0]]
 
 
 def _object(files: FileSystem, file: Path) -> dict[str, Any]:

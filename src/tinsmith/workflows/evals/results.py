@@ -9,6 +9,7 @@ from typing import Any
 from attrs import field, frozen
 
 from tinsmith.domain import evaluation
+from tinsmith.domain.cost import Tokens
 from tinsmith.domain.episodes import Episode, Group, StopReason
 from tinsmith.domain.errors import DataError
 from tinsmith.domain.evaluation import Comparison, Estimate
@@ -70,6 +71,12 @@ class Results:
     errors: Mapping[str, int] = field(factory=dict)
     """How often the world failed, by type of error, retries that came off then included."""
     seconds: float = 0.0
+    used: Tokens = field(factory=Tokens)
+    """Read and sampled, also by tries and for problems that failed; nothing by what was graded again."""
+    lost: Tokens = field(factory=Tokens)
+    """Of them, for problems that failed."""
+    cost: float | None = None
+    """Money for all that was used, where there are prices."""
 
     @property
     def attempts(self) -> int:
@@ -145,6 +152,9 @@ class Results:
             "errors": dict(self.errors),
             "sampled_tokens": self.sampled_tokens,
             "seconds": self.seconds,
+            "used": self.used.metrics(),
+            "lost": self.lost.metrics(),
+            **({} if self.cost is None else {"cost": self.cost}),
             "failed": [{"index": i, "errors": dict(e)} for i, e in sorted(self.failed.items())],
             "outcomes": [
                 {
@@ -186,6 +196,9 @@ class Results:
                 failed={int(row["index"]): row["errors"] for row in data["failed"]},
                 errors=data["errors"],
                 seconds=data["seconds"],
+                used=Tokens.of_metrics(data.get("used", {})),
+                lost=Tokens.of_metrics(data.get("lost", {})),
+                cost=data.get("cost"),
             )
         except DataError:
             raise

@@ -15,8 +15,9 @@ from typing import Self
 import numpy as np
 from attrs import evolve, field, frozen
 
+from tinsmith.domain.cost import Spending, Spent, Tokens
 from tinsmith.domain.episodes import Group, StopReason, Transition
-from tinsmith.domain.errors import CapabilityError, ConfigError, DataError
+from tinsmith.domain.errors import BudgetError, CapabilityError, ConfigError, DataError
 from tinsmith.domain.tokens import Floats, Ints
 from tinsmith.envs.base import ProblemSource
 from tinsmith.ports.pending import Pending
@@ -24,6 +25,7 @@ from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Completion, FinishReason, Sampler, SampleResult, SamplingParams
 from tinsmith.workflows.evals.directory import EvaluationDirectory
 from tinsmith.workflows.evals.results import Results
+from tinsmith.workflows.metering import Meter
 from tinsmith.workflows.rollout_log import to_rows
 from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits, RolloutPlan, roll_out_async
 
@@ -41,6 +43,8 @@ class EvaluationSettings:
     """Problems that are worked on at once."""
     failures: FailurePolicy = field(factory=lambda: FailurePolicy(retries=3))
     """A problem comes off when all its attempts do; `min_share` is not asked."""
+    spending: Spending = field(factory=Spending)
+    """Prices, and a budget for the evaluation in all, stopped and gone on with or not."""
 
     def __attrs_post_init__(self) -> None:
         for name in ("samples", "concurrency"):
@@ -56,7 +60,11 @@ def evaluate(
     progress: Progress,
     decode: Callable[[Ints], str],
 ) -> Results:
-    """Attempts at every problem of one pass that is not done. What the world fails is tried again, then counted."""
+    """Attempts at every problem of one pass that is not done. What the world fails is tried again, then counted.
+
+    Raises BudgetError where one more problem would go beyond the budget, if it costs what those before it did (before
+    the first: what `max_tokens` of each attempt would). What came off is kept.
+    """
     todo = [i for i in range(len(problems)) if i not in directory.outcomes]
     return _run(lambda _: sampler, todo, problems, settings, directory, progress, decode)
 
@@ -97,6 +105,8 @@ def _run(
     failed: dict[int, Mapping[str, int]] = dict(already_failed or {})
     errors = Counter(earlier.errors if earlier is not None else {})
     before = earlier.seconds if earlier is not None else 0.0
+    lost = earlier.lost if earlier is not None else Tokens()
+    budget = _Budget(settings, directory, lost)
     done = {"right": sum(o.share for o in directory.outcomes.values())}
     plan = RolloutPlan(
         limits=settings.limits,
@@ -117,29 +127,60 @@ def _run(
             failed=failed,
             errors=errors,
             seconds=before + (time.monotonic() - began if indices else 0.0),
+            used=budget.used,
+            lost=lost,
+            cost=budget.spent,
         )
 
     async def one(index: int) -> None:
-        rolled = await roll_out_async(sampler_of(index), [problems[index]], evolve(plan, step=index))
+        nonlocal lost
+        meter, sampler = Meter(Spending(), Spent()), sampler_of(index)
+        metered = sampler if isinstance(sampler, _Replay) else meter.sampler(sampler)
+        came_off = False
+        try:
+            rolled = await roll_out_async(metered, [problems[index]], evolve(plan, step=index))
+            came_off = bool(rolled.groups)
+        finally:
+            used = Tokens.of_metrics(meter.take())
+            budget.used = budget.used + used
+            if not came_off:
+                lost = lost + used
         errors.update(rolled.errors)
         if rolled.groups:
-            directory.add(index, rolled.groups[0], to_rows(rolled.groups, split=SPLIT, decode=decode))
+            directory.add(index, rolled.groups[0], to_rows(rolled.groups, split=SPLIT, decode=decode), used)
         else:
             failed[index] = dict(rolled.errors)
         done["right"] += directory.outcomes[index].share if index in directory.outcomes else 0.0
         seen = {"score": done["right"] / max(len(directory.outcomes), 1), "failed": len(failed)}
+        if budget.spent is not None:
+            seen["cost"] = budget.spent
         progress.update(len(directory.outcomes) + len(failed), len(problems), seen)
 
-    async def work(waiting: deque[int]) -> None:
+    async def work(waiting: deque[int], ended: asyncio.Condition) -> None:
         while waiting:
-            await one(waiting.popleft())
+            async with ended:
+                await ended.wait_for(lambda: not waiting or budget.running == 0 or budget.allows_one_more())
+                if not waiting:
+                    return
+                if not budget.allows_one_more():
+                    budget.exceeded = True
+                    waiting.clear()
+                    return
+                budget.running += 1
+                index = waiting.popleft()
+            try:
+                await one(index)
+            finally:
+                budget.running -= 1
+                async with ended:
+                    ended.notify_all()
 
     async def everything() -> None:
-        waiting = deque(indices)
+        waiting, ended = deque(indices), asyncio.Condition()
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(min(settings.concurrency, len(indices))):
-                    tasks.create_task(work(waiting))
+                    tasks.create_task(work(waiting, ended))
         except BaseExceptionGroup as failures:  # the first failure stopped the others; it is the one to tell of
             raise failures.exceptions[0] from failures
 
@@ -149,7 +190,49 @@ def _run(
     finally:
         found = results()
         directory.write_results(found)
+    if budget.exceeded:
+        raise BudgetError(
+            f"stopped by its budget: {budget.spent:.6g} of {settings.spending.budget:g} are spent on "
+            f"{len(found.outcomes)} of {found.problems} problems, and one costs about {budget.each:.4g}. The same "
+            "command with a larger budget= goes on"
+        )
     return found
+
+
+class _Budget:
+    """What an evaluation used, and whether it may use more."""
+
+    def __init__(self, settings: EvaluationSettings, directory: EvaluationDirectory, lost: Tokens) -> None:
+        self.used = sum(directory.used.values(), lost)
+        """By problems that are done, and by what failed."""
+        self.running = 0
+        """Problems that are worked on."""
+        self.exceeded = False
+        self._spending = settings.spending
+        self._directory = directory
+        self._most = Tokens(sample=settings.samples * settings.limits.max_tokens)
+
+    @property
+    def spent(self) -> float | None:
+        prices = self._spending.prices
+        return None if prices is None else prices.cost(self.used)
+
+    @property
+    def each(self) -> float:
+        """What a problem costs."""
+        prices, done = self._spending.prices, self._directory.used
+        if prices is None:
+            return 0.0
+        return prices.cost(sum(done.values(), Tokens())) / len(done) if done else prices.cost(self._most)
+
+    def allows_one_more(self) -> bool:
+        budget = self._spending.budget
+        if budget is None:
+            return True
+        spent = self.spent or 0.0
+        if self.running == 0 and not self._directory.used and spent < budget:
+            return True  # nothing tells yet what one costs
+        return spent + (self.running + 1) * self.each <= budget
 
 
 class _Replay:
