@@ -206,3 +206,25 @@ def test_hundreds_of_runs_are_listed_at_once(tmp_path: Path) -> None:
     found = [summarize(path, bootstrap.local_files()) for path in find_runs(tmp_path, bootstrap.local_files())]
     assert len(found) == 301
     assert time.perf_counter() - began < 5
+
+
+def test_evaluations_are_listed_and_those_of_a_run_are_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_run(tmp_path / "run").close()
+    evaluation = tmp_path / "run" / "evals" / "arithmetic" / "000002"
+    assert cli.main(["eval", "arithmetic", "size=4", f"log_path={evaluation}"]) == 0
+    assert cli.main(["eval", "arithmetic", "size=4", f"log_path={tmp_path / 'e'}"]) == 0
+    score = json.loads((tmp_path / "e" / "results.json").read_text())["score"]["value"]
+    capsys.readouterr()
+    rows = listed(capsys, str(tmp_path))
+    assert set(rows) == {"run", "e"}
+    row = rows["e"]
+    assert (row["state"], row["recipe"], row["model"]) == ("finished", "eval arithmetic", "tiny")
+    assert (row["steps"], row["total"], row["metrics"]["score"]) == (4, 4, score)
+    assert time.time() - 100 < row["began"] <= row["changed"] <= time.time()
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    assert "eval arithmetic" in capsys.readouterr().out
+    (tmp_path / "e" / "results.json").write_text("{")
+    assert cli.main(["runs", str(tmp_path)]) == 1
+    assert "damaged" in capsys.readouterr().out

@@ -205,3 +205,65 @@ def test_of_a_run_too_large_steps_are_left_out_evenly(path: Path) -> None:
     steps = [episode["step"] for episode in read_episodes(Elements(shown.data))]
     assert steps == [step for step in range(100) if step % 4 == 0 or step == 99 for _ in range(2)]
     assert "of 100 steps are shown, evenly spaced" in shown.notes[0]
+
+
+RL = ["rl-basic", "max_steps=2", "groups_per_batch=2", "group_size=2", "test_size=0", "export=none", "lora.rank=4"]
+
+
+def test_an_evaluation_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "e"
+    assert cli.main(["eval", "arithmetic", "size=6", "n=2", f"log_path={path}"]) == 0
+    results = json.loads((path / "results.json").read_text())
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    capsys.readouterr()
+    assert cli.main(["show", str(path)]) == 0
+    assert "6 problems, 12 episodes" in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in before} == before
+    index = read_index(page(path))
+    about = index["run"]
+    assert (about["state"], about["recipe"], about["model"]) == ("finished", "eval arithmetic", "tiny")
+    assert (about["steps"], about["total"], about["unit"]) == (6, 6, "problems")
+    columns = dict(zip(index["metrics"]["names"], index["metrics"]["values"], strict=True))
+    assert columns["score"] == [results["score"]["value"]]
+    assert index["vocabulary"]["bytes"] is not None
+    episodes = read_episodes(page(path))
+    rows = [json.loads(line) for line in (path / "trajectories.jsonl").read_text().splitlines()]
+    assert [list(e["turns"][0]["action"]) for e in episodes] == [row["turns"][0]["action"] for row in rows]
+    assert cli.main(["eval", "arithmetic", "size=9", "n=2", f"log_path={path}"]) == 0
+    (path / "results.json").unlink()  # as after a kill before the first was written
+    assert cli.main(["show", str(path)]) == 0
+    assert (read_index(page(path))["run"]["state"], read_index(page(path))["run"]["steps"]) == ("killed", 9)
+
+
+def test_a_large_evaluation_is_shown_in_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "e"
+    assert cli.main(["eval", "arithmetic", "size=6", "n=2", f"log_path={path}"]) == 0
+    file = path / "trajectories.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    padded = [row | {"turns": [row["turns"][0] | {"prompt": "x" * 200_000}]} for row in rows]
+    file.write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in padded))
+    assert cli.main(["show", str(path), "limit_mb=1"]) == 0
+    assert "one problem in 3" in capsys.readouterr().out
+    kept = [row for row in rows if row["group"] % 3 == 0]
+    assert len(read_episodes(page(path))) == len(kept) == 4
+
+
+def test_evaluations_on_the_way_are_shown_with_their_run_and_by_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    evals = ["evals=arithmetic", "evaluation.size=3", "eval_every=1"]
+    assert cli.main([*RL, *evals, f"log_path={path}"]) == 0
+    assert cli.main(["show", str(path)]) == 0
+    index = read_index(page(path))
+    columns = index["episodes"]["columns"]
+    assert index["episodes"]["files"] == ["train", "evals/arithmetic"]
+    steps = [(index["episodes"]["files"][f], s) for f, s in zip(columns["file"], columns["step"], strict=True)]
+    assert steps == [("train", s) for s in (0, 1) for _ in range(4)] + [
+        ("evals/arithmetic", s) for s in (0, 1, 2) for _ in range(3)
+    ]
+    names = dict(zip(index["metrics"]["names"], index["metrics"]["values"], strict=True))
+    assert all(value is not None for value in names["test/arithmetic/score"])
+    one = path / "evals" / "arithmetic" / "000002"
+    assert cli.main(["show", str(one)]) == 0
+    found = read_index(page(one))
+    assert found["vocabulary"]["bytes"] is not None, "its run says which tokenizer"
+    assert found["run"]["recipe"] == "eval arithmetic"

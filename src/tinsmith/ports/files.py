@@ -31,6 +31,10 @@ class FileSystem(Protocol):
         """Bytes in a file; for a directory, any number or IsADirectoryError."""
         ...
 
+    def modified(self, path: Path) -> float:
+        """When a file was last written, in seconds since the epoch: for people to read, and for nothing to rely on."""
+        ...
+
     def stream(self, path: Path, chunk_bytes: int = 1 << 20, start: int = 0) -> Iterator[bytes]:
         """The bytes of a file from `start` on, in chunks."""
         ...

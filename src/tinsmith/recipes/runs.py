@@ -1,4 +1,4 @@
-"""`tinsmith runs [DIR]`: the runs below a directory, the latest first."""
+"""`tinsmith runs [DIR]`: the runs and evaluations below a directory, the latest first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from tinsmith.domain.errors import DataNotFoundError, TinsmithError
 from tinsmith.domain.metrics import key_metrics, number
 from tinsmith.ports.progress import Progress
 from tinsmith.rendering.show import visible
+from tinsmith.workflows.evals.directory import PROBLEMS
+from tinsmith.workflows.evals.reading import is_evaluation, summarize_evaluation
 from tinsmith.workflows.journal.reading import Summary, find_runs, summarize
+from tinsmith.workflows.journal.rundir import JOURNAL
 
 
 @frozen(kw_only=True)
@@ -30,9 +33,9 @@ def run(config: Config, ui: Progress) -> int:
     now = bootstrap.system_clock().now()
     found: list[Summary] = []
     damaged: list[tuple[Path, str]] = []
-    for path in find_runs(config.directory, files):
+    for path in find_runs(config.directory, files, marks=(JOURNAL, PROBLEMS)):
         try:
-            found.append(summarize(path, files))
+            found.append(summarize_evaluation(path, files) if is_evaluation(path, files) else summarize(path, files))
         except DataNotFoundError:
             continue  # removed while this looked
         except (TinsmithError, OSError) as error:
@@ -64,6 +67,9 @@ _WHY = ("failed", "budget")
 """States whose reason is told below the table."""
 
 
+_OF_EVALUATIONS = ("score", "truncated", "failed")
+
+
 def check(config: Config) -> Iterable[Any]:
     return ()
 
@@ -73,7 +79,8 @@ def _name(path: Path, directory: Path) -> str:
 
 
 def _cells(run: Summary, directory: Path, now: float) -> list[str]:
-    numbers = "  ".join(f"{name} {number(run.metrics[name])}" for name in key_metrics(run.metrics))
+    shown = _OF_EVALUATIONS if run.unit == "problems" else key_metrics(run.metrics)
+    numbers = "  ".join(f"{name} {number(run.metrics[name])}" for name in shown if name in run.metrics)
     steps = str(run.steps) if run.total is None else f"{run.steps}/{run.total}"
     age = _age(now - run.changed)
     return [_name(run.path, directory), run.state, run.recipe, run.model, steps, numbers, age]

@@ -14,11 +14,13 @@ from tinsmith import bootstrap
 from tinsmith.bootstrap.models import hub_name
 from tinsmith.config import option
 from tinsmith.domain.errors import ConfigError, TinsmithError
-from tinsmith.ports.files import FileSystem, write_atomic
+from tinsmith.ports.files import FileSystem, exists, write_atomic
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.show import visible
+from tinsmith.workflows.evals.reading import is_evaluation, summarize_evaluation
 from tinsmith.workflows.journal.reading import summarize
+from tinsmith.workflows.journal.rundir import JOURNAL
 from tinsmith.workflows.show import show_run
 
 PAGE = "show.html"
@@ -26,7 +28,7 @@ PAGE = "show.html"
 
 @frozen(kw_only=True)
 class Config:
-    run: Path = option(help="run directory; it may be running")
+    run: Path = option(help="run directory, which may be running, or directory of an evaluation")
     out: Path | None = option(None, help=f"file for the page; none: {PAGE} in the run directory")
     tokenizer: str | None = option(
         None, help="spells the tokens: a path or a name on the hub; none takes the run's own, which final/ may hold"
@@ -39,8 +41,13 @@ def run(config: Config, ui: Progress) -> int:
     began = time.perf_counter()
     files = bootstrap.local_files()
     path = config.run.expanduser().absolute()
-    summary = summarize(path, files)
-    tokenizer, why = _tokenizer(config, path, summary.config)
+    evaluation = is_evaluation(path, files)
+    settings = (summarize_evaluation if evaluation else summarize)(path, files).config
+    trained = path.parent.parent.parent  # an evaluation of a run's weights lies in that run's evals/NAME/STEPS
+    if evaluation and "model" not in settings and exists(files, trained / JOURNAL):
+        tokenizer, why = _tokenizer(config, trained, summarize(trained, files).config)
+    else:
+        tokenizer, why = _tokenizer(config, path, settings)
     page = show_run(
         path,
         files,
@@ -54,7 +61,7 @@ def run(config: Config, ui: Progress) -> int:
     for note in page.notes:
         ui.note(visible(note))
     ui.note(
-        f"{visible(str(out))}: {page.steps} steps, {page.episodes:,} episodes, {page.tokens:,} tokens; "
+        f"{visible(str(out))}: {page.steps} {page.unit}, {page.episodes:,} episodes, {page.tokens:,} tokens; "
         f"{len(page.data) / 1e6:.1f} MB in {time.perf_counter() - began:.1f} s"
     )
     if config.open:

@@ -202,6 +202,11 @@ class MemoryFiles:
         self._check()
         return len(self.disk.inode(path).data)
 
+    def modified(self, path: Path) -> float:
+        self._check()
+        self.disk.inode(path)
+        return 0.0
+
     def stream(self, path: Path, chunk_bytes: int = 1 << 20, start: int = 0) -> Iterator[bytes]:
         self._check()
         data = self.disk.inode(path).data[start:]

@@ -54,6 +54,9 @@ class LocalFiles:
     def size(self, path: Path) -> int:
         return os.stat(path).st_size
 
+    def modified(self, path: Path) -> float:
+        return os.stat(path).st_mtime
+
     def stream(self, path: Path, chunk_bytes: int = 1 << 20, start: int = 0) -> Iterator[bytes]:
         with open(path, "rb") as file:
             file.seek(start)

@@ -37,7 +37,7 @@ class Evaluator:
     decode: Callable[[Ints], str]
 
     def measure(self, sampler: Sampler, steps: int, run: Path, progress: Progress) -> dict[str, float]:
-        """`test/<name>/...` of the weights after `steps` optimizer steps of the run at `run`; see `metrics`."""
+        """`test/<name>/...` of the weights after `steps` optimizer steps of the run at `run`; see `numbers`."""
         path = run / EVALS / self.name / f"{steps:06d}"
         with EvaluationDirectory.open(
             path,
@@ -49,28 +49,30 @@ class Evaluator:
             for note in directory.notes:
                 progress.note(f"{path}: {note}")
             shown = _Beside(progress, f"evaluating {self.name}")
-            return metrics(self.name, evaluate(sampler, self.problems, self.settings, directory, shown, self.decode))
+            found = evaluate(sampler, self.problems, self.settings, directory, shown, self.decode)
+        return {f"test/{self.name}/{key}": value for key, value in numbers(found).items()}
 
 
-def metrics(name: str, found: Results) -> dict[str, float]:
-    """`test/<name>/score` (share of right attempts) with `score/stderr`, `pass@k`, `reward`, `truncated` (share of
+def numbers(found: Results) -> dict[str, float]:
+    """`score` (share of right attempts) with `score/stderr`, `pass@k`, `reward`, `truncated` (share of
     attempts that a limit ended): over the problems that came off, and left out where none did. `problems`: those.
     `failed`: problems that the world failed, which are in no score; `errors`: how often it failed anything."""
-    values: dict[str, float] = {
-        "problems": len(found.outcomes),
-        "failed": len(found.failed),
-        "errors": sum(found.errors.values()),
-    }
+    values: dict[str, float] = {}
     if found.score is not None and found.reward is not None:
         error = standard_error([outcome.share for outcome in found.outcomes.values()])
-        values |= {
+        values = {
             "score": found.score.value,
             **({"score/stderr": error} if error == error else {}),
             **{f"pass@{k}": estimate.value for k, estimate in found.pass_at_k.items() if k > 1},
             "reward": found.reward.value,
             "truncated": found.truncated / found.attempts,
         }
-    return {f"test/{name}/{key}": float(value) for key, value in values.items()}
+    values |= {
+        "problems": len(found.outcomes),
+        "failed": len(found.failed),
+        "errors": sum(found.errors.values()),
+    }
+    return {key: float(value) for key, value in values.items()}
 
 
 class _Beside:

@@ -59,23 +59,26 @@ class Summary:
     """When the last record was written; seconds since the epoch."""
     notes: list[str] = field(factory=list)
     """What is wrong with the directory."""
+    unit: str = "steps"
+    """What is counted as steps."""
 
     @property
     def model(self) -> str:
         return str(self.config.get("model", ""))
 
 
-def find_runs(root: Path, files: FileSystem, depth: int = DEPTH) -> Iterator[Path]:
-    """The run directories at and below a directory, by name. DataNotFoundError when there is no such directory."""
+def find_runs(root: Path, files: FileSystem, depth: int = DEPTH, marks: tuple[str, ...] = (JOURNAL,)) -> Iterator[Path]:
+    """The run directories at and below a directory, by name: those that hold a file of `marks`. DataNotFoundError when
+    there is no such directory."""
     try:
         names = files.list(root)
     except (FileNotFoundError, NotADirectoryError):
         raise DataNotFoundError(f"{root}: there is no such directory") from None
-    yield from _runs(root, names, files, depth)
+    yield from _runs(root, names, files, depth, marks)
 
 
-def _runs(directory: Path, names: list[str], files: FileSystem, depth: int) -> Iterator[Path]:
-    if JOURNAL in names:
+def _runs(directory: Path, names: list[str], files: FileSystem, depth: int, marks: tuple[str, ...]) -> Iterator[Path]:
+    if any(mark in names for mark in marks):
         yield directory
         return
     for name in names if depth > 0 else ():
@@ -85,7 +88,7 @@ def _runs(directory: Path, names: list[str], files: FileSystem, depth: int) -> I
             below = files.list(directory / name)
         except OSError:  # a file, one that is just being removed, or one that is not ours to read
             continue
-        yield from _runs(directory / name, below, files, depth - 1)
+        yield from _runs(directory / name, below, files, depth - 1, marks)
 
 
 def check_run(path: Path, files: FileSystem) -> None:

@@ -23,9 +23,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import define, field
+from attrs import define, field, frozen
 
 from tinsmith.ports.files import FileSystem, exists
+from tinsmith.workflows.evals.directory import TRAJECTORIES
+from tinsmith.workflows.evals.inline import EVALS
 from tinsmith.workflows.journal.outputs import ROLLOUTS
 from tinsmith.workflows.journal.records import to_json
 
@@ -35,6 +37,7 @@ LEVEL = 1
 """Of zlib: tokens and logprobs hardly shrink further at others."""
 SAID = 20
 """Damaged lines named one by one."""
+_GROUP = re.compile(rb'\{"version": ?\d+, ?"split": ?"\w+", ?"group": ?(\d{1,15}),')
 _STEP = re.compile(rb'\{"step": ?(\d{1,15}),')
 
 EPISODE_COLUMNS = (
@@ -65,38 +68,79 @@ class Episodes:
         return len(self.columns["step"])
 
 
-def read_episodes(path: Path, files: FileSystem, *, limit_bytes: int, texts: bool) -> Episodes:
-    """The logged episodes of the run directory at `path`.
+@frozen
+class Source:
+    """A file of rollouts."""
 
-    limit_bytes: bytes of rollout files to read at most; steps are then left out evenly, and that is noted.
-    texts: carry the logged texts too.
-    """
-    out = Episodes()
+    label: str
+    path: Path
+    step: int | None = None
+    """Of all its rows; None: each row says its own."""
+
+
+def sources_of(path: Path, files: FileSystem) -> list[Source]:
+    """The rollouts of the run at `path`, and the attempts of its evaluations; of an evaluation its attempts."""
+    if exists(files, path / TRAJECTORIES):
+        return [Source("attempts", path / TRAJECTORIES, 0)]
     folder = path / ROLLOUTS
     names = [name for name in files.list(folder) if name.endswith(".jsonl")] if exists(files, folder) else []
-    chosen = _choose(folder, names, files, limit_bytes, out.notes)
-    for name in sorted(names, key=lambda name: (name != "train.jsonl", name)):
-        out.files.append(name.removesuffix(".jsonl"))
-        _read_file(out, folder / name, files, chosen, texts)
+    names.sort(key=lambda name: (name != "train.jsonl", name))
+    found = [Source(name.removesuffix(".jsonl"), folder / name) for name in names]
+    evals = path / EVALS
+    for name in files.list(evals) if exists(files, evals) else ():
+        for steps in files.list(evals / name):
+            attempts = evals / name / steps / TRAJECTORIES
+            if steps.isdecimal() and exists(files, attempts):
+                found.append(Source(f"{EVALS}/{name}", attempts, int(steps)))
+    return found
+
+
+def read_episodes(path: Path, files: FileSystem, *, limit_bytes: int, texts: bool) -> Episodes:
+    """The logged episodes of the run directory at `path`, or of an evaluation.
+
+    limit_bytes: bytes of rollout files to read at most; steps are then left out evenly (of an evaluation problems), and
+    that is noted. texts: carry the logged texts too.
+    """
+    out = Episodes()
+    sources = sources_of(path, files)
+    total = sum(files.size(source.path) for source in sources)
+    every = -(-total // limit_bytes) if len(sources) == 1 and sources[0].step is not None else 1
+    if every > 1:
+        out.notes.append(
+            f"the attempts take {total / 1e6:,.0f} MB: those of one problem in {every} are shown (limit_mb= sets how "
+            "much is read)"
+        )
+    chosen = None if every > 1 else _choose(sources, files, limit_bytes, out.notes)
+    for source in sources:
+        if source.label not in out.files:
+            out.files.append(source.label)
+        if chosen is None or source.step is None or (source.path, source.step) in chosen:
+            _read_file(out, source, files, chosen, texts, every)
     return out
 
 
 def _choose(
-    folder: Path, names: list[str], files: FileSystem, limit_bytes: int, notes: list[str]
-) -> set[tuple[str, int]] | None:
+    sources: list[Source], files: FileSystem, limit_bytes: int, notes: list[str]
+) -> set[tuple[Path, int]] | None:
     """The (file, step) pairs to read; None for all."""
-    total = sum(files.size(folder / name) for name in names)
+    total = sum(files.size(source.path) for source in sources)
     if total <= limit_bytes:
         return None
     sizes: dict[int, int] = {}
-    of: dict[int, list[tuple[str, int]]] = {}
-    for name in names:
-        for _, line, _ in _lines(files, folder / name):
+    of: dict[int, set[tuple[Path, int]]] = {}
+
+    def count(source: Source, step: int, size: int) -> None:
+        sizes[step] = sizes.get(step, 0) + size
+        of.setdefault(step, set()).add((source.path, step))
+
+    for source in sources:
+        if source.step is not None:
+            count(source, source.step, files.size(source.path))
+            continue
+        for _, line, _ in _lines(files, source.path):
             step = _step_of(line)
             if step is not None:
-                sizes[step] = sizes.get(step, 0) + len(line)
-                if (name, step) not in of.setdefault(step, []):
-                    of[step].append((name, step))
+                count(source, step, len(line))
     steps = sorted(sizes)
     every = 1
     while every < len(steps) and sum(sizes[step] for step in steps[::every]) + sizes[steps[-1]] > limit_bytes:
@@ -129,16 +173,26 @@ def _step_of(line: bytes) -> int | None:
     return int(found[1]) if found else None
 
 
-def _read_file(out: Episodes, path: Path, files: FileSystem, chosen: set[tuple[str, int]] | None, texts: bool) -> None:
+def _read_file(
+    out: Episodes,
+    source: Source,
+    files: FileSystem,
+    chosen: set[tuple[Path, int]] | None,
+    texts: bool,
+    every: int,
+) -> None:
+    path, file = source.path, out.files.index(source.label)
     chunk, damaged = _Chunk(texts), 0
     last: tuple[Any, Any, Any] | None = None
     group = out.columns["group"][-1] if out.count else -1
     for number, line, ended in _lines(files, path):
-        if chosen is not None and (step := _step_of(line)) is not None and (path.name, step) not in chosen:
+        if chosen is not None and (step := _step_of(line)) is not None and (path, step) not in chosen:
+            continue
+        if every > 1 and (found := _GROUP.match(line)) and int(found[1]) % every:
             continue
         try:
             row = json.loads(line.decode("utf-8", "surrogatepass"))
-            entry = _Row(row, texts)
+            entry = _Row(row if source.step is None else {**row, "step": source.step}, texts)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             if not ended:
                 out.notes.append(f"{path}, line {number}: it has no end: it is being written, or was torn")
@@ -159,7 +213,7 @@ def _read_file(out: Episodes, path: Path, files: FileSystem, chosen: set[tuple[s
             out.sample = entry.sample
         values = {
             "chunk": len(out.chunks),
-            "file": len(out.files) - 1,
+            "file": file,
             "step": entry.step,
             "group": group,
             "member": entry.episode,

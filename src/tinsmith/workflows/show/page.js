@@ -15,7 +15,7 @@ async function openPage() {
   const index = JSON.parse(utf8.decode(await inflated("index")));
   const run = index.run;
   document.title = visible(run.name);
-  const facts = [run.recipe, run.model, run.total === null ? `${run.steps} steps` : `${run.steps} of ${run.total} steps`, `began ${when(run.began)}`, `last record ${when(run.changed)}`, `page made ${when(index.made)}`];
+  const facts = [run.recipe, run.model, run.total === null ? `${run.steps} ${run.unit}` : `${run.steps} of ${run.total} ${run.unit}`, `began ${when(run.began)}`, `last record ${when(run.changed)}`, `page made ${when(index.made)}`];
   page.replaceChildren(make("h1", run.name), make("p.facts", make("span.state", run.state), ...facts.map((fact) => make("bdi", fact))));
   if (run.reason) page.append(make("p", `${run.state}: ${run.reason}`));
   if (index.notes.length) page.append(make("ul.notes", ...index.notes.map((note) => make("li", note))));

@@ -18,6 +18,7 @@ from attrs import frozen
 from tinsmith.domain.metrics import KEY_METRICS
 from tinsmith.ports.files import FileSystem
 from tinsmith.ports.tokenizer import Tokenizer
+from tinsmith.workflows.evals.reading import is_evaluation, summarize_evaluation
 from tinsmith.workflows.journal.reading import Reading, Summary, read_journal, summarize
 from tinsmith.workflows.journal.records import (
     Checkpoint,
@@ -46,6 +47,8 @@ class Shown:
     episodes: int
     tokens: int
     steps: int
+    unit: str
+    """What is counted as steps."""
     notes: list[str]
     """What is wrong with the run directory, or was left out."""
 
@@ -59,14 +62,15 @@ def show_run(
     now: float,
     limit_bytes: int = 512_000_000,
 ) -> Shown:
-    """The page of the run directory at `path`, which may be running.
+    """The page of the run directory at `path`, which may be running, or of an evaluation.
 
     tokenizer: spells the tokens; without one their logged text and their ids are shown, and `why_no_tokenizer` is said.
     now: seconds since the epoch. limit_bytes: of rollouts read at most.
     Raises what `summarize` raises.
     """
-    summary = summarize(path, files)
-    journal = read_journal(path, files)
+    evaluation = is_evaluation(path, files)
+    summary = summarize_evaluation(path, files) if evaluation else summarize(path, files)
+    journal = Reading(records=[], all_records=[], notes=[]) if evaluation else read_journal(path, files)
     episodes = read_episodes(path, files, limit_bytes=limit_bytes, texts=tokenizer is None)
     notes = [*journal.notes, *[note for note in summary.notes if not journal.notes], *episodes.notes]
     if why_no_tokenizer and episodes.count:
@@ -85,8 +89,8 @@ def show_run(
         "notes": notes,
         "config": [[key, value] for key, value in _leaves(summary.config)],
         "checkpoints": _checkpoints(journal),
-        "events": _events(journal),
-        "metrics": _metrics(journal, notes),
+        "events": _of_evaluation(summary) if evaluation else _events(journal),
+        "metrics": _columns({0: summary.metrics}, notes) if evaluation else _metrics(journal, notes),
         "episodes": _index(episodes),
         "vocabulary": _vocabulary(episodes, tokenizer),
     }
@@ -95,6 +99,7 @@ def show_run(
         episodes=episodes.count,
         tokens=sum(episodes.columns["tokens"]),
         steps=summary.steps,
+        unit=summary.unit,
         notes=notes,
     )
 
@@ -109,6 +114,7 @@ def _about(summary: Summary) -> dict[str, Any]:
         "model": summary.model,
         "steps": summary.steps,
         "total": summary.total,
+        "unit": summary.unit,
         "began": summary.began,
         "changed": summary.changed,
     }
@@ -149,12 +155,24 @@ def _events(journal: Reading) -> list[list[Any]]:
     return out
 
 
+def _of_evaluation(summary: Summary) -> list[list[Any]]:
+    said = [f"{summary.steps} problems", summary.reason]
+    return [
+        [summary.began, "started", 0, []],
+        [summary.changed, summary.state, 0, [text for text in said if text]],
+    ]
+
+
 def _metrics(journal: Reading, notes: list[str]) -> dict[str, Any]:
-    """Steps, names, and a column of values a name: numbers, the words for those that are none, None where absent."""
     lines = metric_lines(journal.records)
     for step in list(lines):  # what the last step tells of the final weights ends the curve of a test
         for name in [name for name in lines[step] if name.startswith(FINAL)]:
             lines.setdefault(step + 1, {})[name.removeprefix(FINAL)] = lines[step].pop(name)
+    return _columns(lines, notes)
+
+
+def _columns(lines: dict[int, dict[str, Any]], notes: list[str]) -> dict[str, Any]:
+    """Steps, names, and a column of values a name: numbers, the words for those that are none, None where absent."""
     steps = sorted(lines)
     if len(steps) > STEPS:
         every = -(-len(steps) // STEPS)
