@@ -61,7 +61,10 @@ def played(
 ) -> tuple[Group, list[str]]:
     log: list[str] = []
     group = ForeignGroup(
-        problem="p", tags=("t",), start=lambda: Dialogue(asks, log), renderer=rendering.get(renderer, TOKENIZER)
+        problem="p",
+        tags=("t",),
+        start=lambda n: [Dialogue(asks, log) for _ in range(n)],
+        renderer=rendering.get(renderer, TOKENIZER),
     )
     plan = RolloutPlan(
         limits=RolloutLimits(**{"max_tokens": 20, "turn_timeout": 5.0, **limits}),
@@ -130,8 +133,8 @@ def test_a_failure_of_the_library_is_the_worlds_and_tried_again():
     fails = [WorldError("down")]
     log: list[str] = []
 
-    def start() -> Dialogue:
-        return Dialogue((*TWO[:1], *(fails.pop() for _ in fails[:1])), log)
+    def start(n: int) -> list[Dialogue]:
+        return [Dialogue((*TWO[:1], *(fails.pop() for _ in fails[:1])), log) for _ in range(n)]
 
     group = ForeignGroup(problem="p", tags=(), start=start, renderer=rendering.get("chatml", TOKENIZER))
     plan = RolloutPlan(
@@ -154,7 +157,7 @@ def test_tools_are_shown_calls_are_read_and_what_is_no_call_is_passed_on_as_text
     said = iter(['<tool_call>{"name": "add", "arguments": {}}</tool_call>', "<tool_call>{nothing}</tool_call>"])
     asks = (Ask(messages=conversation("a"), tools=(tool,)), Ask(messages=conversation("b"), tools=(tool,)))
     group = ForeignGroup(
-        problem="p", tags=(), start=lambda: Listening(asks, []), renderer=rendering.get("qwen3", TOKENIZER)
+        problem="p", tags=(), start=lambda n: [Listening(asks, [])], renderer=rendering.get("qwen3", TOKENIZER)
     )
     plan = RolloutPlan(limits=RolloutLimits(max_tokens=90), group_size=1)
     (done,) = roll_out(ScriptedSampler(TOKENIZER, lambda prompt, j: next(said)), [group], plan)
@@ -173,7 +176,7 @@ def test_a_library_that_hangs_costs_its_deadline():
 
     log: list[str] = []
     group = ForeignGroup(
-        problem="p", tags=(), start=lambda: Hanging((), log), renderer=rendering.get("chatml", TOKENIZER)
+        problem="p", tags=(), start=lambda n: [Hanging((), log)], renderer=rendering.get("chatml", TOKENIZER)
     )
     plan = RolloutPlan(limits=RolloutLimits(max_tokens=20, turn_timeout=0.05), group_size=1)
     with pytest.raises(WorldError, match="took longer"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import signal
 import sys
@@ -71,7 +72,9 @@ class FakeEnvironment:
     def build_eval_dataset(self) -> None:
         return None
 
-    async def run_rollout(self, row: Any, client: Any, model: str, sampling_args: Any) -> dict[str, Any]:
+    async def run_rollout(
+        self, row: Any, client: Any, model: str, sampling_args: Any, state: Any = None
+    ) -> dict[str, Any]:
         messages: list[Any] = [Record(**m) for m in row["prompt"]]
         tries = right = 0
         try:
@@ -80,9 +83,7 @@ class FakeEnvironment:
                     return {"error": {"error": "ToolError"}, "reward": 0.0}
                 if self.fails == "raise":
                     raise KeyError("state")
-                response = await client.get_response(
-                    prompt=messages, model=model, sampling_args=sampling_args, state={}
-                )
+                response = await client.get_response(messages, model, sampling_args, state=state)
                 said = response.message
                 tries, right = tries + 1, said.content == row["answer"]
                 answer = Record(role="assistant", content=said.content)
@@ -92,6 +93,24 @@ class FakeEnvironment:
         finally:
             self.cleaned += 1
         return {"error": None, "reward": right / max(tries, 1), "metrics": {"tries": float(tries)}}
+
+    async def run_group(
+        self, rows: Any, client: Any, model: str, sampling_args: Any, state_columns: Any
+    ) -> list[dict[str, Any]]:
+        """Pays the share of the others' tries. The last one begins first."""
+        assert state_columns == ["trajectory_id"]
+        names = [f"t{i}" for i in range(len(rows))]
+
+        async def one(i: int) -> dict[str, Any]:
+            await asyncio.sleep(0.01 * (len(rows) - i))
+            return await self.run_rollout(rows[i], client, model, sampling_args, {"trajectory_id": names[i]})
+
+        outputs = await asyncio.gather(*(one(i) for i in range(len(rows))))
+        total = sum(o["metrics"]["tries"] for o in outputs)
+        return [
+            {**o, "reward": 1 - o["metrics"]["tries"] / total, "trajectory_id": name}
+            for o, name in zip(outputs, names, strict=True)
+        ]
 
 
 @pytest.fixture
@@ -195,15 +214,27 @@ def test_versions_that_work_otherwise_are_named(
         opened()
 
 
-def test_arguments_that_it_does_not_take_and_a_rubric_that_compares(fake: Any, opened: Any) -> None:
+def test_arguments_that_it_does_not_take(fake: Any, opened: Any) -> None:
     with pytest.raises(ConfigError, match="unknown"):
         opened(unknown=1)
-    fake.requires_group_rollouts = True
-    try:
-        with pytest.raises(ConfigError, match="compares the rollouts"):
-            opened()
-    finally:
-        fake.requires_group_rollouts = False
+
+
+def test_rollouts_that_are_scored_together_end_together_each_with_its_own_score(
+    fake: Any, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which rollout a seat has is found out by its asking, in whatever order."""
+    monkeypatch.setattr(fake, "requires_group_rollouts", True)
+    environment, count = opened(), iter(range(9))
+    episodes = played(environment, lambda prompt, j: "2" if next(count) == 0 else "x", 2, size=3)
+    tries = [len(e.transitions) for e in episodes]
+    assert sorted(tries) == [1, 2, 2]
+    assert [e.reward for e in episodes] == [pytest.approx(1 - t / 5) for t in tries]
+    assert [e.transitions[-1].metrics["tries"] for e in episodes] == tries
+    (one,) = played(environment, lambda prompt, j: "x", 2, max_turns=1)
+    assert (one.stop_reason, one.reward) == (StopReason.MAX_TURNS, 0.0)
+    fake.fails = "raise"
+    with pytest.raises(WorldError, match="KeyError: 'state'"):
+        played(environment, lambda prompt, j: "x", 2, size=3)
 
 
 @pytest.mark.skipif(INSTALLED, reason="the extra is installed")
@@ -278,9 +309,10 @@ def load_environment(kind="plain"):
         return float(completion[-1]["content"] == answer)
 
     def compared(states) -> list[float]:
-        return [0.0] * len(states)
+        lengths = [len(state["completion"][-1]["content"]) for state in states]
+        return [float(n == max(lengths)) for n in lengths]
 
-    rubric = vf.Rubric(funcs=[compared if kind == "group" else told])
+    rubric = vf.Rubric(funcs=[told, compared] if kind == "group" else [told])
     if kind == "tool":
         def add(x: int, y: int) -> int:
             "Add two numbers."
@@ -331,9 +363,14 @@ def test_a_reward_function_that_stumbles_over_an_answer_pays_nothing_and_is_coun
 
 
 @real
-def test_a_real_rubric_that_compares_a_group_is_refused(written: Any) -> None:
-    with pytest.raises(ConfigError, match="compares the rollouts"):
-        written("group")
+def test_a_real_rubric_that_compares_a_group(written: Any) -> None:
+    lengths = iter([1, 5, 3] * 2)
+    episodes = played(written("group"), lambda prompt, j: "4" * next(lengths), size=3)
+    said = [TOKENIZER.decode(e.transitions[-1].action).removesuffix("<|im_end|>") for e in episodes]
+    longest = max(map(len, said))
+    assert [e.reward for e in episodes] == [float(s == "4") + float(len(s) == longest) for s in said]
+    assert len({e.reward for e in episodes}) > 1
+    assert all(is_one_sequence(e) and len(e.transitions) == 2 for e in episodes)
 
 
 @real

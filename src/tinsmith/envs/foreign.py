@@ -88,12 +88,13 @@ class ForeignGroup:
 
     problem: str
     tags: tuple[str, ...]
-    start: Callable[[], ForeignRollout]
+    start: Callable[[int], Sequence[ForeignRollout]]
+    """Gives n rollouts."""
     renderer: Renderer
     coupled: bool = False
 
     def make(self, n: int) -> Sequence[Env]:
-        return [ForeignEnv(self.start(), self.renderer) for _ in range(n)]
+        return [ForeignEnv(rollout, self.renderer) for rollout in self.start(n)]
 
     async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
         return [0.0] * len(episodes)
@@ -132,8 +133,9 @@ class ForeignProblems:
         return ForeignGroup(
             problem=f"{self.name}/{place}",
             tags=(self.name,),
-            start=partial(self.environment.rollout, self.rows[place]),
+            start=partial(self.environment.rollouts, self.rows[place]),
             renderer=self.renderer,
+            coupled=self.environment.compares,
         )
 
 

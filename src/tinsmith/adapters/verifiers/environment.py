@@ -17,7 +17,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Literal, TypeVar
 
@@ -77,10 +77,7 @@ class VerifiersEnvironment:
                 self._env: Any = verifiers.load_environment(name, **args)
             except (ValueError, RuntimeError, TypeError, AttributeError) as error:
                 raise ConfigError(f"env={name}: cannot be loaded: {error}") from error
-        if getattr(self._env, "requires_group_rollouts", False):
-            raise ConfigError(
-                f"env={name}: its rubric compares the rollouts of a group, which are scored one by one here"
-            )
+        self.compares = bool(self._env.requires_group_rollouts)
         self.name, self._args = name, dict(args)
         self._listener = _Listener()
         logging.getLogger("verifiers").addHandler(self._listener)
@@ -103,30 +100,40 @@ class VerifiersEnvironment:
             digest.update(json.dumps(row, sort_keys=True, default=str).encode())
         return f"{self.name}/{len(rows)}/{digest.hexdigest()}"
 
-    def rollout(self, row: Mapping[str, Any]) -> VerifiersRollout:
-        return VerifiersRollout(self, row)
+    def rollouts(self, row: Mapping[str, Any], n: int) -> Sequence[VerifiersRollout]:
+        if self.compares:
+            return Run(self, row, n).seats
+        return [Run(self, row, 1).seats[0] for _ in range(n)]
 
     async def within(self, work: Coroutine[Any, Any, T]) -> T:
         """The work's result, from the environment's loop."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    async def run(self, row: Mapping[str, Any], client: Any) -> Scored:
-        """On the environment's loop: the whole rollout, and its score."""
+    async def play(self, row: Mapping[str, Any], n: int, client: Any) -> list[tuple[str, Scored]]:
+        """On the environment's loop: n rollouts to their end and their scores, in any order, each with its id where the
+        rubric compares them."""
         heard: list[BaseException] = []
         _swallowed.set(heard)
         try:
-            output = await self._env.run_rollout(dict(row), client, "policy", {})
+            if self.compares:
+                rows, named = [dict(row) for _ in range(n)], ["trajectory_id"]
+                outputs = await self._env.run_group(rows, client, "policy", {}, state_columns=named)
+            else:
+                outputs = [await self._env.run_rollout(dict(row), client, "policy", {})]
         except Exception as error:
             raise WorldError(f"{self.name}: {type(error).__name__}: {str(error)[:500]}") from error
-        if output.get("error") is not None:
-            raise WorldError(f"{self.name}: {str(output['error'])[:500]}")
         for failure in filter(_is_worlds, heard):
             raise WorldError(f"{self.name}: a reward failed: {type(failure).__name__}: {failure}") from failure
+        return [(str(o.get("trajectory_id", "")), self._scored(o, len(heard) / n)) for o in outputs]
+
+    def _scored(self, output: Mapping[str, Any], errors: float) -> Scored:
+        if output.get("error") is not None:
+            raise WorldError(f"{self.name}: {str(output['error'])[:500]}")
         metrics = {str(k): float(v) for k, v in (output.get("metrics") or {}).items() if v is not None}
         reward = float(output["reward"])
         if not math.isfinite(reward):
             raise WorldError(f"{self.name}: a reward of {reward}")
-        return Scored(reward=reward, metrics={**metrics, "reward_errors": float(len(heard))})
+        return Scored(reward=reward, metrics={**metrics, "reward_errors": errors})
 
     def close(self) -> None:
         logging.getLogger("verifiers").removeHandler(self._listener)
@@ -136,13 +143,46 @@ class VerifiersEnvironment:
             self._loop.close()
 
 
+class Run:
+    """One call of the package: a rollout, or all rollouts of a group whose rubric compares them. Seats are given to
+    rollouts in the order in which they first ask."""
+
+    def __init__(self, environment: VerifiersEnvironment, row: Mapping[str, Any], n: int) -> None:
+        self._environment, self._row = environment, row
+        self.seats = [VerifiersRollout(environment, self, i) for i in range(n)]
+        self._taken: dict[str, int] = {}
+        self._task: asyncio.Task[dict[int, Scored]] | None = None
+
+    def begun(self) -> asyncio.Task[dict[int, Scored]]:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._played())
+        return self._task
+
+    async def _played(self) -> dict[int, Scored]:
+        """The score of each seat."""
+        scores = await self._environment.play(self._row, len(self.seats), make_client(self))
+        silent = iter(i for i in range(len(self.seats)) if i not in self._taken.values())
+        return {self._taken[name] if name in self._taken else next(silent): scored for name, scored in scores}
+
+    async def request(self, state: Any, prompt: Any, tools: Any, sampling: Mapping[str, Any]) -> Any:
+        """Called by the client: the package's answer to a prompt, once it is given."""
+        name = str(state["trajectory_id"]) if self._environment.compares else ""
+        seat = self._taken.setdefault(name, len(self._taken))
+        return await self.seats[seat].request(prompt, tools, sampling)
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self._task
+
+
 class VerifiersRollout:
     """A `ForeignRollout`."""
 
-    def __init__(self, environment: VerifiersEnvironment, row: Mapping[str, Any]) -> None:
-        self._environment, self._row = environment, row
+    def __init__(self, environment: VerifiersEnvironment, run: Run, seat: int) -> None:
+        self._environment, self._run, self._seat = environment, run, seat
         self._asks: asyncio.Queue[tuple[Any, Any, Any, asyncio.Future[Any]]] = asyncio.Queue()
-        self._task: asyncio.Task[Scored] | None = None
         self._open: asyncio.Future[Any] | None = None
         """Where the answer to the last ask is waited for."""
         self._prompt: list[Mapping[str, Any]] = []
@@ -159,27 +199,24 @@ class VerifiersRollout:
         await self._environment.within(self._end())
 
     async def close(self) -> None:
-        await self._environment.within(self._close())
+        await self._environment.within(self._run.stop())
 
     async def request(self, prompt: Any, tools: Any, sampling: Mapping[str, Any]) -> Any:
-        """Called by the client: the package's answer to a prompt, once it is given."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asks.put_nowait((prompt, tools, sampling.get("stop"), reply))
         return await reply
 
     async def _next(self) -> Ask | Scored:
-        if self._task is None:
-            work = self._environment.run(self._row, make_client(self))
-            self._task = asyncio.get_running_loop().create_task(work)
+        task = self._run.begun()
         while True:
             getting = asyncio.ensure_future(self._asks.get())
             try:
-                await asyncio.wait({getting, self._task}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({getting, task}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 if not getting.done():
                     getting.cancel()
             if not getting.done() or getting.cancelled():
-                return self._task.result()
+                return task.result()[self._seat]
             prompt, tools, stop, reply = getting.result()
             if not reply.done():  # else given up: the environment's own time limit
                 self._open = reply
@@ -207,23 +244,16 @@ class VerifiersRollout:
         if self._open is not None and not self._open.done():
             self._open.set_exception(OverlongPromptError("the limits of the episode are reached"))
 
-    async def _close(self) -> None:
-        if self._task is None:
-            return
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await self._task
-
 
 _client_class: list[type] = []
 
 
-def make_client(rollout: VerifiersRollout) -> Any:
-    """The package's kind of client, over one rollout. What it calls native are the package's own messages."""
+def make_client(run: Run) -> Any:
+    """The package's kind of client, over one call of it. What it calls native are the package's own messages."""
     if not _client_class:
         from verifiers.clients import Client
 
-        class RolloutClient(Client):  # type: ignore[misc]
+        class RunClient(Client):  # type: ignore[misc]
             def setup_client(self, config: Any) -> Any:
                 return config
 
@@ -234,9 +264,9 @@ def make_client(rollout: VerifiersRollout) -> Any:
                 return messages, {}
 
             async def get_native_response(
-                self, prompt: Any, model: str, sampling_args: Any, tools: Any = None, **_: Any
+                self, prompt: Any, model: str, sampling_args: Any, tools: Any = None, **more: Any
             ) -> Any:
-                return await self.client.request(prompt, tools, sampling_args or {})
+                return await self.client.request(more.get("state"), prompt, tools, sampling_args or {})
 
             async def raise_from_native_response(self, response: Any) -> None:
                 """An answer of ours is one."""
@@ -247,8 +277,8 @@ def make_client(rollout: VerifiersRollout) -> Any:
             async def close(self) -> None:
                 """Nothing is held."""
 
-        _client_class.append(RolloutClient)
-    return _client_class[0](rollout)
+        _client_class.append(RunClient)
+    return _client_class[0](run)
 
 
 @contextlib.contextmanager
