@@ -27,7 +27,7 @@ from tinsmith.testing import ScriptedSandbox
 from tinsmith.testing.contracts import SandboxContract
 from tinsmith.testing.contracts import sandbox as suite
 from tinsmith.testing.contracts._common import WAIT
-from tinsmith.testing.contracts.sandbox import AT_ONCE, LIMITS, SLEEPER, _command_lines
+from tinsmith.testing.contracts.sandbox import AT_ONCE, LIMITS, SLEEPER, _command_lines, at_rest
 from tinsmith.testing.sandbox import says
 
 
@@ -88,17 +88,22 @@ class TestModal(SandboxContract):
 # What is of one adapter alone
 
 
-def test_the_first_process_killed_from_outside_is_an_error_of_the_world():
-    """As a machine without memory would do."""
+@pytest.mark.parametrize("which", ["outer", "inner"])
+def test_a_process_of_the_sandbox_killed_from_outside_is_an_error_of_the_world(which):
+    """As a machine without memory would do. Nothing of the program stays."""
+    marker = f"lost-{uuid.uuid4().hex}"
+    source = SLEEPER.format(marker=marker, more="") + "import time; time.sleep(300)"
     with here(LocalBackend) as sandbox:
-        pending = sandbox.run(Program(source="import time; time.sleep(300)", timeout_s=60.0))
-        end = time.monotonic() + WAIT
-        while not (inner := _watchers()) and time.monotonic() < end:
-            time.sleep(0.05)
-        time.sleep(0.5)  # the program runs
-        os.kill(inner[-1], signal.SIGKILL)
+        pending = sandbox.run(Program(source=source, timeout_s=60.0))
+        alive = SandboxContract().alive
+        assert _within(lambda: alive(marker))
+        (inner,) = _watchers()
+        os.kill(inner if which == "inner" else _parent(inner), signal.SIGKILL)
         with pytest.raises(SandboxError, match="lost"):
             pending.result(WAIT)
+        at_rest(sandbox)
+        assert _within(lambda: not alive(marker))
+        assert sandbox.run(Program(source="pass")).result(WAIT).ok
 
 
 def _watchers():

@@ -135,6 +135,11 @@ def test_a_sandbox_that_this_machine_has_not_is_said_before_anything_is_sampled(
     assert "sandboxfusion or modal" in said
     assert cli.main(["eval", "mbpp", "data=mbpp.jsonl", "sandbox.url=http://localhost:1"]) == 2
     assert "sandbox.url" in capsys.readouterr().err
+    pytest.importorskip("httpx", reason="needs the extra: sandbox")
+    nobody = ["sandbox.kind=sandboxfusion", "sandbox.url=http://127.0.0.1:9"]
+    assert cli.main(["eval", "mbpp", "data=mbpp.jsonl", *nobody]) == 1
+    assert "http://127.0.0.1:9/run_code" in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 def test_programs_on_the_way_of_a_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

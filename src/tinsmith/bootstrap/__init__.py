@@ -34,7 +34,7 @@ from tinsmith.ports.foreign import ForeignEnvironment
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.linguist import Linguist
 from tinsmith.ports.runlog import RunLog
-from tinsmith.ports.sandbox import Limits, Sandbox
+from tinsmith.ports.sandbox import Limits, Program, Sandbox
 from tinsmith.ports.search import SearchIndex
 from tinsmith.ports.tools import ToolServer
 
@@ -251,7 +251,8 @@ def open_sandbox(
     `sandboxfusion`, a server at `url` or SANDBOX_URL; `modal` (extra `modal`).
 
     max_concurrent: programs at once; none: one for each processor here, 4 at a server, 32 at Modal. Close it when done.
-    Raises ConfigError where this machine gives no sandbox of that kind, MissingExtraError.
+    Raises ConfigError where this machine gives no sandbox of that kind, MissingExtraError, SandboxError for a server
+    that runs nothing.
     """
     from tinsmith.adapters.sandbox.pool import SandboxPool
 
@@ -276,7 +277,14 @@ def open_sandbox(
         here = LocalBackend(limits) if name == "local" else BubblewrapBackend(limits)
         check(here)
         backend, most = here, max(2, cores())
-    return SandboxPool(backend, max_concurrent=max_concurrent or most)
+    sandbox = SandboxPool(backend, max_concurrent=max_concurrent or most)
+    if name == "sandboxfusion":
+        try:
+            sandbox.run(Program(source="pass")).result()
+        except BaseException:
+            sandbox.close()
+            raise
+    return sandbox
 
 
 def open_linguist() -> Linguist:

@@ -15,6 +15,7 @@ import resource
 import runpy
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -93,7 +94,8 @@ def child(test: dict[str, Any], files: dict[str, int], seconds: int) -> None:
 
 
 def one(test: dict[str, Any], seconds: float, most: int, own: int) -> dict[str, str]:
-    files = {name: os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600) for name in ("in", "out", "err", "result")}
+    kept = {name: tempfile.TemporaryFile(buffering=0) for name in ("in", "out", "err", "result")}  # noqa: SIM115
+    files = {name: file.fileno() for name, file in kept.items()}
     text = test["input"].encode("utf-8", "surrogatepass") if test["kind"] == "stdin" else b""
     while text:
         text = text[os.write(files["in"], text) :]
@@ -133,8 +135,8 @@ def one(test: dict[str, Any], seconds: float, most: int, own: int) -> dict[str, 
         end = "output"
     given = os.pread(files[name], size, 0).decode("utf-8", "replace") if not end else ""
     said = tail(files["err"])
-    for file in files.values():
-        os.close(file)
+    for file in kept.values():
+        file.close()
     if not end:
         end = "ok" if status == 0 and (test["kind"] == "stdin" or given) else "error"
     if end == "error" and not said:

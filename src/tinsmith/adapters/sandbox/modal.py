@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 CREATE_S = 120.0
 CALL_S = 30.0
-LIFETIME_S = 900
+LIFETIME_S = 3600
+"""Of a container; a program has a minute less at most."""
 APP = "tinsmith"
 _LOADER = f"""
 import base64, json, os, resource, sys
@@ -93,9 +94,9 @@ class ModalBackend:
             return process
 
         process = self._bounded(start, CALL_S, "starting the program")
-        return self._watched(process, program, stop)
+        return self._watched(process, min(program.timeout_s, LIFETIME_S - 60.0), stop)
 
-    def _watched(self, process: Any, program: Program, stop: Stop) -> Ran:
+    def _watched(self, process: Any, timeout_s: float, stop: Stop) -> Ran:
         began = time.monotonic()
         parts: queue.SimpleQueue[tuple[str, bytes | BaseException | None]] = queue.SimpleQueue()
 
@@ -115,7 +116,7 @@ class ModalBackend:
         with stop.calling(lambda: parts.put(("stop", None))):
             while open_ and end is End.EXITED:
                 try:
-                    name, part = parts.get(timeout=max(began + program.timeout_s - time.monotonic(), 0.001))
+                    name, part = parts.get(timeout=max(began + timeout_s - time.monotonic(), 0.001))
                 except queue.Empty:
                     end = End.TIMEOUT
                     break
