@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tinsmith import rendering
+from tinsmith import bootstrap, rendering
 from tinsmith.domain.episodes import Episode, Group, StopReason
 from tinsmith.domain.errors import WorldError
 from tinsmith.domain.messages import Message, Tool
@@ -94,6 +94,21 @@ def test_what_was_sampled_is_what_is_trained_over_all_turns():
     assert (episode.reward, episode.stop_reason) == (2.0, StopReason.COMPLETED)
     assert episode.transitions[-1].metrics == {"parse_error": 0.0, "answers": 2.0}
     assert log == ["next", "ok", "next", "ok", "next", "close"]
+
+
+def test_sampled_tokens_stay_where_the_same_text_has_others():
+    model = bootstrap.load_model("tiny")
+
+    class Spelling(ScriptedSampler):
+        def tokens(self, text: str) -> list[int]:
+            return [int(t) for letter in text for t in model.tokenizer.encode(letter)]
+
+    asks = (Ask(messages=conversation("a")), Ask(messages=conversation("a", "apple", "b"), seen=2))
+    group = ForeignGroup(problem="p", tags=(), start=lambda n: [Dialogue(asks, [])], renderer=model.renderer)
+    plan = RolloutPlan(limits=RolloutLimits(max_tokens=20), group_size=1)
+    (done,) = roll_out(Spelling(model.tokenizer, lambda prompt, j: "apple"), [group], plan)
+    assert len(done.episodes[0].transitions[0].action) == 6 > len(model.tokenizer.encode("apple")) + 1
+    assert goes_on(done.episodes[0]) == [True]
 
 
 def test_a_conversation_that_the_library_changed_is_rendered_anew():

@@ -109,16 +109,17 @@ def test_a_bad_move_costs_its_player_alone():
 def test_games_side_by_side_keep_their_own_randomness():
     def moves(games: list[Game]) -> list[str]:
         said = [g.observe(0)[0].text for g in games]
-        for game in games:
+        for game in games * 2:
             if game.turn is not None:
                 game.act(game.turn, "roll")
-        return said + [g.observe(1)[0].text for g in games]
+        return said + [g.observe(0)[0].text for g in games]
 
     _, make = bootstrap.textarena_game("Race-v0")
     random.seed(5)
     before = random.getstate()
     together = moves([make(1), make(2)])
     assert random.getstate() == before, "nobody else's draws are touched"
+    random.seed(7)
     apart = [moves([make(seed)]) for seed in (1, 2)]
     assert together == [apart[0][0], apart[1][0], apart[0][1], apart[1][1]]
 

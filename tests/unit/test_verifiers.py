@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -88,10 +89,17 @@ class FakeEnvironment:
                 tries, right = tries + 1, said.content == row["answer"]
                 answer = Record(role="assistant", content=said.content)
                 messages = [*messages, answer, Record(role="user", content="Again.")]
+                if self.fails == "forgets":
+                    messages[0] = Record(role="user", content="Say it.")
         except OverlongPromptError:
             pass
         finally:
             self.cleaned += 1
+        if self.fails in ("judge", "number"):  # what a rubric does with an exception of a reward function
+            try:
+                raise ConnectionError("refused") if self.fails == "judge" else ValueError("no number")
+            except Exception as error:  # noqa: BLE001
+                logging.getLogger("verifiers.rubrics.rubric").error(f"Error calling reward function: {error}")
         return {"error": None, "reward": right / max(tries, 1), "metrics": {"tries": float(tries)}}
 
     async def run_group(
@@ -179,6 +187,13 @@ def test_turns_of_a_rollout_are_one_sequence_and_its_score_is_the_packages(fake:
     assert environment._env.cleaned == 1
 
 
+def test_where_the_environment_forgets_the_turns_are_several_sequences(fake: Any, opened: Any) -> None:
+    fake.fails = "forgets"
+    (episode,) = played(opened(), lambda prompt, j: "x")
+    assert (len(episode.transitions), is_one_sequence(episode)) == (2, False)
+    assert "Say it." in TOKENIZER.decode(episode.transitions[1].observation)
+
+
 def test_a_group_and_another_loop(fake: Any, opened: Any) -> None:
     environment = opened()
     for _ in range(2):
@@ -187,11 +202,17 @@ def test_a_group_and_another_loop(fake: Any, opened: Any) -> None:
     assert environment._env.cleaned == 10
 
 
-@pytest.mark.parametrize("fails", ["error", "raise"])
-def test_what_the_package_fails_is_the_worlds(fails: str, fake: Any, opened: Any) -> None:
+@pytest.mark.parametrize(("fails", "said"), [("error", "ToolError"), ("raise", "KeyError"), ("judge", "refused")])
+def test_what_the_package_fails_is_the_worlds(fails: str, said: str, fake: Any, opened: Any) -> None:
     fake.fails = fails
-    with pytest.raises(WorldError, match="ToolError" if fails == "error" else "KeyError"):
+    with pytest.raises(WorldError, match=said):
         played(opened(), lambda prompt, j: "2")
+
+
+def test_a_reward_that_stumbles_over_an_answer_is_counted(fake: Any, opened: Any) -> None:
+    fake.fails = "number"
+    episodes = played(opened(), lambda prompt, j: "0", size=2)
+    assert [e.transitions[-1].metrics["reward_errors"] for e in episodes] == [1.0, 1.0]
 
 
 def test_a_limit_ends_it_as_a_prompt_that_is_too_long_does(fake: Any, opened: Any) -> None:
