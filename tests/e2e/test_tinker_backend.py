@@ -132,6 +132,14 @@ def test_every_recipe_runs_there_too(recipe: str, url: str, chats: str) -> None:
     assert_same_metrics(lines(last_stage(recipe, "here")), lines(last_stage(recipe, "there")))
 
 
+def test_a_model_at_a_server_plays_the_other_side_as_the_same_one_here_does(url: str) -> None:
+    words = ["multiplayer", "game=tic_tac_toe", "opponent=model", "groups_per_batch=2", "max_steps=2", "test_games=4"]
+    there = ["opponent_model.model=tiny", "opponent_model.backend=tinker", f"opponent_model.base_url={url}"]
+    assert main([*words, "export=none", "log_path=here"]) == 0
+    assert main([*words, *there, "export=none", "log_path=there"]) == 0
+    assert_same_metrics(lines("here"), lines("there"))
+
+
 @pytest.mark.parametrize("words", [SL, RL], ids=["sl", "rl"])
 def test_a_killed_run_goes_on_to_the_same_bits(words: list[str], url: str, chats: str, tmp_path: Path) -> None:
     words = [*words, *([f"data={chats}"] if words[0] == "sl-basic" else []), "export=none"]
