@@ -18,11 +18,13 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from attrs import define, field, frozen
 
 from tinsmith.ports.files import FileSystem, exists
@@ -58,10 +60,12 @@ class Episodes:
     stops: dict[str, int] = field(factory=dict)
     ids: set[int] = field(factory=set)
     """Token ids that occur."""
-    chunks: list[bytes] = field(factory=list)
+    chunks: list[Future[bytes]] = field(factory=list)
+    """In order; deflated by threads beside the reading."""
     notes: list[str] = field(factory=list)
     sample: tuple[npt.NDArray[np.int64], str] | None = None
     """Tokens of an action and the text that was logged for them."""
+    threads: Executor = field(factory=lambda: ThreadPoolExecutor(2, "deflate"))
 
     @property
     def count(self) -> int:
@@ -116,6 +120,7 @@ def read_episodes(path: Path, files: FileSystem, *, limit_bytes: int, texts: boo
             out.files.append(source.label)
         if chosen is None or source.step is None or (source.path, source.step) in chosen:
             _read_file(out, source, files, chosen, texts, every)
+    out.threads.shutdown()
     return out
 
 
@@ -191,7 +196,7 @@ def _read_file(
         if every > 1 and (found := _GROUP.match(line)) and int(found[1]) % every:
             continue
         try:
-            row = json.loads(line.decode("utf-8", "surrogatepass"))
+            row = _parsed(line)
             entry = _Row(row if source.step is None else {**row, "step": source.step}, texts)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             if not ended:
@@ -228,6 +233,13 @@ def _read_file(
     chunk.close(out)
     if damaged > SAID:
         out.notes.append(f"{path}: {damaged - SAID} more lines are no rollouts")
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except ValueError:  # or half of a surrogate pair, which models write, and JSON does not forbid
+        return json.loads(line.decode("utf-8", "surrogatepass"))
 
 
 class _Row:
@@ -329,5 +341,5 @@ class _Chunk:
             values = np.concatenate([np.zeros(0, np.float32), *column])
             with np.errstate(over="ignore"):
                 parts.append(values.astype("<f2").tobytes())
-        out.chunks.append(zlib.compress(b"".join(parts), LEVEL))
+        out.chunks.append(out.threads.submit(zlib.compress, b"".join(parts), LEVEL))
         self._heads, self._ids, self._columns, self.tokens = [], [], [[], [], []], 0

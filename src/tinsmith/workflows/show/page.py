@@ -95,7 +95,7 @@ def show_run(
         "vocabulary": _vocabulary(episodes, tokenizer),
     }
     return Shown(
-        data=_html(index, episodes.chunks),
+        data=_html(index, [chunk.result() for chunk in episodes.chunks]),
         episodes=episodes.count,
         tokens=sum(episodes.columns["tokens"]),
         steps=summary.steps,
