@@ -82,6 +82,8 @@ def run_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
     ui = Terminal()
     try:
         with ui:
+            if name in RECIPES:
+                ui.doing("loading")
             return job.run(config, ui) or 0
     except KeyboardInterrupt:
         click.echo(resume_hint(name, pairs, ui.directory), err=True)

@@ -66,9 +66,13 @@ class Terminal:
     def doing(self, what: str, done: int = 0, total: int | None = None) -> None:
         if self.console.is_terminal:
             bar = self._made_bar()
+            if self._beside is not None and self._waited[0] != what:
+                bar.remove_task(self._beside)
+                self._beside = None
             if self._beside is None:
                 self._beside = bar.add_task("", total=total, completed=done, shown=what)
-            bar.update(self._beside, completed=done, total=total, shown=what)
+                self._waited = (what, time.monotonic())
+            bar.update(self._beside, completed=done, total=total)
             return
         now = time.monotonic()
         if self._waited[0] != what:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from tinsmith import ui
+from tinsmith import cli, ui
 from tinsmith.ui import Terminal
 
 
@@ -39,6 +40,8 @@ def test_a_terminal_shows_what_is_done_beside_the_steps_and_leaves_no_line_of_it
         assert [(task.fields["shown"], task.completed, task.total) for task in terminal._bar.tasks] == [
             ("rendering", 3, 7)
         ]
+        terminal.doing("training")
+        assert [(task.fields["shown"], task.total) for task in terminal._bar.tasks] == [("training", None)]
         terminal.table("of something", ["a"], [["b"]])
         assert terminal._bar is None
         terminal.update(1, 3, {"train_mean_nll": 1.0})
@@ -53,3 +56,40 @@ def test_a_terminal_shows_what_is_done_beside_the_steps_and_leaves_no_line_of_it
     with Terminal(Console(file=out, width=100, force_terminal=True)) as terminal:
         terminal.doing("loading data")
     assert "\n" not in out.getvalue(), "not even an empty one"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (
+            ["chat-sl", "max_steps=1", "batch_size=4", "max_rows=300", "test_size=8"],
+            [
+                "loading",
+                "reading small",
+                "rendering test data of small",
+                "the first step",
+                "writing final/",
+            ],
+        ),
+        (
+            ["rl-basic", "max_steps=1", "groups_per_batch=2", "group_size=2", "test_size=3"],
+            ["loading", "evaluating", "rollouts", "training", "evaluating", "writing final/"],
+        ),
+        (["eval", "arithmetic", "size=3"], ["loading arithmetic", "evaluating"]),
+    ],
+    ids=["chat-sl", "rl-basic", "eval"],
+)
+def test_what_is_waited_for_before_and_between_steps_is_shown(
+    words: list[str], shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[str] = []
+
+    def doing(self: Terminal, what: str, done: int = 0, total: int | None = None) -> None:
+        assert total is None or 0 <= done <= total
+        if seen[-1:] != [what]:
+            seen.append(what)
+
+    monkeypatch.setattr(Terminal, "doing", doing)
+    assert cli.main([*words, "log_path=r"]) == 0
+    assert seen == shown

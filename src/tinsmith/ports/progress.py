@@ -40,3 +40,13 @@ class Silent:
     def note(self, text: str) -> None: ...
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None: ...
     def run_directory(self, path: Path) -> None: ...
+
+
+class Notes(Silent):
+    """Keeps what is noted, and shows nothing."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)

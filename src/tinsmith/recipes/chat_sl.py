@@ -12,7 +12,7 @@ from tinsmith.config import option
 from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.datums import Datum
 from tinsmith.ports.data import Row
-from tinsmith.ports.progress import Progress
+from tinsmith.ports.progress import Notes, Progress
 from tinsmith.recipes import common, small_sets, sources, supervised
 from tinsmith.recipes.sources import RENDERED_AT_ONCE, MixtureConfig, NamedSet
 from tinsmith.rendering import TrainOn
@@ -54,7 +54,7 @@ def train(config: Config, progress: Progress, *, sets: Mapping[str, NamedSet] = 
     """The run; gives the handle of its last state."""
     sources.validate(config, sets)
     model = common.open_model(config)
-    data, test = load(config, model, progress.note, sets)
+    data, test = load(config, model, progress, sets)
     path = config.log_path or common.default_path(NAME, config, *(source.rsplit("/")[-1] for source in config.data))
     return supervised.train(
         NAME,
@@ -72,9 +72,9 @@ def check(config: Config) -> Iterable[Any]:
     """One rendered example with its weights, and what the run would take; trains nothing."""
     sources.validate(config, SETS)
     model = common.open_model(config)
-    notes: list[str] = []
-    data, test = load(config, model, notes.append)
-    yield from notes
+    notes = Notes()
+    data, test = load(config, model, notes)
+    yield from notes.texts
     yield from supervised.ends_early(config, data)
     drawn = data.batch(0, RENDERED_AT_ONCE)
     yield from common.show_example(model, drawn.batch[0])
@@ -84,7 +84,7 @@ def check(config: Config) -> Iterable[Any]:
 
 
 def load(
-    config: Config, model: Model, note: Callable[[str], object], sets: Mapping[str, NamedSet] = SETS
+    config: Config, model: Model, progress: Progress, sets: Mapping[str, NamedSet] = SETS
 ) -> tuple[StreamedData, list[Datum]]:
     def keep(source: str) -> Callable[[Row, int], str | None]:
         def reads(row: Row, line: int) -> None:
@@ -100,4 +100,4 @@ def load(
             too_long=config.too_long,
         )
 
-    return sources.load(config, model, sets, keep, renderer, note)
+    return sources.load(config, model, sets, keep, renderer, progress)

@@ -291,6 +291,7 @@ def open_state(open_: ExitStack, model: Model, config: RunConfig, handle: str, r
 
 def export(model: Model, trainer: Trainer, config: RunConfig, directory: RunDirectory, progress: Progress) -> None:
     """What a run leaves: files in final/, and at a server the weights to sample from."""
+    progress.doing("writing final/")
     final = directory.path / "final"
     if isinstance(model, ServedModel):
         path = model.keep(trainer, final, config.checkpoints.ttl_s("final"))

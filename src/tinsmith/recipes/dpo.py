@@ -14,7 +14,7 @@ from tinsmith.domain.datums import Datum
 from tinsmith.domain.preference_rows import NoPreference, pair_from_row
 from tinsmith.domain.preferences import PairLossName
 from tinsmith.ports.data import Row
-from tinsmith.ports.progress import Progress
+from tinsmith.ports.progress import Notes, Progress
 from tinsmith.recipes import common, small_sets, sources, supervised
 from tinsmith.recipes.sources import RENDERED_AT_ONCE, MixtureConfig, NamedSet
 from tinsmith.workflows.journal import RunDirectory
@@ -53,7 +53,7 @@ class Config(MixtureConfig):
 def run(config: Config, progress: Progress) -> int:
     sources.validate(config, SETS)
     model = common.open_model(config)
-    data, test = load(config, model, progress.note)
+    data, test = load(config, model, progress)
     path = config.log_path or common.default_path(NAME, config, *(source.rsplit("/")[-1] for source in config.data))
     with model.sampler() as start:
 
@@ -81,9 +81,9 @@ def check(config: Config) -> Iterable[Any]:
     """One rendered pair with its weights, and what the run would take; trains nothing."""
     sources.validate(config, SETS)
     model = common.open_model(config)
-    notes: list[str] = []
-    data, test = load(config, model, notes.append)
-    yield from notes
+    notes = Notes()
+    data, test = load(config, model, notes)
+    yield from notes.texts
     yield from supervised.ends_early(config, data)
     drawn = data.batch(0, RENDERED_AT_ONCE)
     for side, row in (("chosen", 0), ("rejected", 1)):
@@ -95,11 +95,11 @@ def check(config: Config) -> Iterable[Any]:
     yield from supervised.forecast(config, model, data, tokens, sum(d.num_tokens for d in test), read=read)
 
 
-def load(config: Config, model: Model, note: Callable[[str], object]) -> tuple[StreamedData, list[Datum]]:
+def load(config: Config, model: Model, progress: Progress) -> tuple[StreamedData, list[Datum]]:
     def renderer(known: NamedSet, max_length: int) -> PairExamples:
         return PairExamples(renderer=model.renderer, max_length=max_length, too_long=config.too_long)
 
-    return sources.load(config, model, SETS, new_pairs, renderer, note)
+    return sources.load(config, model, SETS, new_pairs, renderer, progress)
 
 
 def new_pairs(source: str) -> Callable[[Row, int], str | None]:

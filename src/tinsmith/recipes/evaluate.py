@@ -94,6 +94,7 @@ class Config:
 def run(config: Config, progress: Progress) -> int:
     """1 where the world failed problems for good."""
     common.spending(config)
+    progress.doing(f"loading {config.benchmark}")
     files = bootstrap.local_files()
     other = None if config.compare is None else evals.read_results(config.compare, files)
     found, path = _graded_again(config, progress) if config.regrade is not None else _sampled(config, progress)

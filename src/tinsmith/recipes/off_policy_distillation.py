@@ -18,7 +18,7 @@ from tinsmith.domain.cost import Tokens
 from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.metrics import episode_metrics
 from tinsmith.envs.base import ProblemSource
-from tinsmith.ports.progress import Progress
+from tinsmith.ports.progress import Notes, Progress
 from tinsmith.ports.sampler import Sampler
 from tinsmith.recipes import chat_sl, common, sources, supervised, teaching
 from tinsmith.recipes.teaching import Teacher, TeacherSettings
@@ -74,7 +74,7 @@ def run(config: Config, progress: Progress) -> int:
         if config.samples == "teacher":
             train, test = enter(teaching.open_problems(config, model, progress.note))
             learned = asked(config, train, test, teachers, root, progress)
-        data, test_datums = chat_sl.load(learned, model, progress.note, teaching.SETS)
+        data, test_datums = chat_sl.load(learned, model, progress, teaching.SETS)
 
         def objective(meter: Meter) -> Objective:
             if not config.top_k:
@@ -175,10 +175,10 @@ def check(config: Config) -> Iterable[Any]:
     """A prompt of each source (of given answers one example), and what the run would take; trains nothing."""
     validate(config)
     model = common.open_model(config)
-    notes: list[str] = []
     if config.samples == "data":
-        data, test = chat_sl.load(config, model, notes.append, teaching.SETS)
-        yield from notes
+        notes = Notes()
+        data, test = chat_sl.load(config, model, notes, teaching.SETS)
+        yield from notes.texts
         drawn = data.batch(0, sources.RENDERED_AT_ONCE)
         yield from common.show_example(model, drawn.batch[0])
         yield f"{len(data)} examples a pass, {len(test)} test datums"

@@ -63,7 +63,7 @@ def run(config: Config, progress: Progress) -> int:
             question=lambda prompt: Question(asked=with_prompt(text, prompt), kept=prompt),
             extract=None if config.extract is None else pattern(config.extract),
         )
-        data, test_datums = chat_sl.load(learned, model, progress.note)
+        data, test_datums = chat_sl.load(learned, model, progress)
         progress.note("the student learns")
         handle = supervised.train(
             NAME,

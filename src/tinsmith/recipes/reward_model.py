@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from attrs import frozen
@@ -10,7 +10,7 @@ from attrs import frozen
 from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.datums import Datum
-from tinsmith.ports.progress import Progress
+from tinsmith.ports.progress import Notes, Progress
 from tinsmith.recipes import common, sources, supervised
 from tinsmith.recipes.dpo import SETS, new_pairs
 from tinsmith.recipes.sources import RENDERED_AT_ONCE, MixtureConfig, NamedSet
@@ -40,7 +40,7 @@ def train(config: Config, progress: Progress) -> str:
     """The run; gives the handle of its last state."""
     sources.validate(config, SETS)
     model = common.open_model(config)
-    data, test = load(config, model, progress.note)
+    data, test = load(config, model, progress)
     path = config.log_path or common.default_path(NAME, config, *(source.rsplit("/")[-1] for source in config.data))
     return supervised.train(NAME, config, path, model, data, lambda _: LabelObjective(test=test), progress, report)
 
@@ -53,9 +53,9 @@ def check(config: Config) -> Iterable[Any]:
     """One comparison with its label, and what the run would take; trains nothing."""
     sources.validate(config, SETS)
     model = common.open_model(config)
-    notes: list[str] = []
-    data, test = load(config, model, notes.append)
-    yield from notes
+    notes = Notes()
+    data, test = load(config, model, notes)
+    yield from notes.texts
     yield from supervised.ends_early(config, data)
     drawn = data.batch(0, RENDERED_AT_ONCE)
     yield from common.show_example(model, drawn.batch[0])
@@ -64,8 +64,8 @@ def check(config: Config) -> Iterable[Any]:
     yield from supervised.forecast(config, model, data, tokens, sum(d.num_tokens for d in test))
 
 
-def load(config: Config, model: Model, note: Callable[[str], object]) -> tuple[StreamedData, list[Datum]]:
+def load(config: Config, model: Model, progress: Progress) -> tuple[StreamedData, list[Datum]]:
     def renderer(known: NamedSet, max_length: int) -> JudgeExamples:
         return JudgeExamples(renderer=model.renderer, max_length=max_length, too_long=config.too_long)
 
-    return sources.load(config, model, SETS, new_pairs, renderer, note)
+    return sources.load(config, model, SETS, new_pairs, renderer, progress)

@@ -51,8 +51,10 @@ def run(config: Config, progress: Progress) -> int:
     progress.note("stage 1 of 3: fine-tuning on conversations")
     start = chat_sl.train(chats, progress)
     progress.note("stage 2 of 3: a judge of answers")
+    progress.doing("loading")
     verdicts = reward_model.train(evolve(pairs, budget=common.left(config, sft)), progress)
     progress.note("stage 3 of 3: reinforcement learning, paid by the judge")
+    progress.doing("loading")
     config = evolve(config, budget=common.left(config, sft, judged))
     model = common.open_model(config)
     with ExitStack() as open_:

@@ -39,6 +39,7 @@ class Config:
 
 def run(config: Config, ui: Progress) -> int:
     began = time.perf_counter()
+    ui.doing(f"reading {config.run}")
     files = bootstrap.local_files()
     path = config.run.expanduser().absolute()
     evaluation = is_evaluation(path, files)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import ConfigError, DataError
-from tinsmith.ports.progress import Progress
+from tinsmith.ports.progress import Notes, Progress
 from tinsmith.recipes import common, supervised
 from tinsmith.recipes.supervised import SupervisedConfig
 from tinsmith.rendering import TrainOn
@@ -45,7 +44,7 @@ class Config(SupervisedConfig):
 def run(config: Config, progress: Progress) -> int:
     common.validate(config)
     model = common.open_model(config)
-    examples, test = load_examples(config, model, progress.note)
+    examples, test = load_examples(config, model, progress)
     path = config.log_path or common.default_path(NAME, config, Path(config.data).stem)
     supervised.train(
         NAME,
@@ -64,11 +63,11 @@ def check(config: Config) -> Iterable[Any]:
     """One rendered example with its weights, and what the run would take; trains nothing."""
     common.validate(config)
     model = common.open_model(config)
-    notes: list[str] = []
-    examples, test = load_examples(config, model, notes.append)
+    notes = Notes()
+    examples, test = load_examples(config, model, notes)
     data = SupervisedData(examples, config.seed)
     tokens = [sum(d.num_tokens for d in example) for example in examples]
-    yield from notes
+    yield from notes.texts
     yield from supervised.ends_early(config, data)
     yield from common.show_example(model, examples[0][0])
     yield (
@@ -78,13 +77,11 @@ def check(config: Config) -> Iterable[Any]:
     yield from supervised.forecast(config, model, data, float(np.mean(tokens)), sum(d.num_tokens for d in test))
 
 
-def load_examples(
-    config: Config, model: Model, note: Callable[[str], object]
-) -> tuple[list[tuple[Datum, ...]], list[Datum]]:
+def load_examples(config: Config, model: Model, progress: Progress) -> tuple[list[tuple[Datum, ...]], list[Datum]]:
     """All examples as datums, and the test datums. A malformed row stops here, before anything is trained."""
-    examples = list(_examples(config.data, config, model, note))
+    examples = list(_examples(config.data, config, model, progress))
     if config.test_data is not None:
-        test = list(_examples(config.test_data, config, model, note))
+        test = list(_examples(config.test_data, config, model, progress))
     else:
         if config.test_size >= len(examples):
             raise ConfigError(
@@ -96,7 +93,7 @@ def load_examples(
     return examples, [d for example in test for d in example]
 
 
-def _examples(where: str, config: Config, model: Model, note: Callable[[str], object]) -> Iterator[tuple[Datum, ...]]:
+def _examples(where: str, config: Config, model: Model, progress: Progress) -> Iterator[tuple[Datum, ...]]:
     source = bootstrap.open_source(where)
     max_length = min(config.max_length or model.context, model.context)
     render = ChatExamples(
@@ -104,12 +101,10 @@ def _examples(where: str, config: Config, model: Model, note: Callable[[str], ob
     )
     read = kept = cut = 0
     left_out: Counter[str] = Counter()
-    total, said = source.count(), time.monotonic()
+    total = source.count()
     rows = enumerate(source, 1)
     while part := list(islice(rows, RENDERED_AT_ONCE)):
-        if time.monotonic() - said > 5:
-            said = time.monotonic()
-            note(f"{source.name}: rendering, {part[0][0]} of {total or '?'} rows")
+        progress.doing(f"rendering {source.name}", part[0][0] - 1, total)
         for example in render([Place(row, source.name, line) for line, row in part]):
             read += 1
             if isinstance(example, LeftOut):
@@ -119,9 +114,9 @@ def _examples(where: str, config: Config, model: Model, note: Callable[[str], ob
                 cut += example.cut
                 yield example.datums
     for why, number in left_out.items():
-        note(f"{source.name}: {number} of {read} examples {why} and were left out")
+        progress.note(f"{source.name}: {number} of {read} examples {why} and were left out")
     if cut:
-        note(f"{source.name}: {cut} of {read} examples were cut to {max_length} tokens")
+        progress.note(f"{source.name}: {cut} of {read} examples were cut to {max_length} tokens")
     if not read:
         raise DataError("the file is empty: there is no conversation in it", source=source.name)
     if not kept:

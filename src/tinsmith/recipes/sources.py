@@ -15,6 +15,7 @@ from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import ConfigError, DataError
 from tinsmith.domain.mixtures import Mixture
 from tinsmith.ports.data import DatasetSource, IndexedRows, Row
+from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common
 from tinsmith.recipes.supervised import SupervisedConfig
 from tinsmith.rendering import TrainOn
@@ -73,7 +74,7 @@ def load(
     sets: Mapping[str, NamedSet],
     keep: Callable[[str], Callable[[Row, int], str | None]],
     renderer: Callable[[NamedSet, int], Render],
-    note: Callable[[str], object],
+    progress: Progress,
 ) -> tuple[StreamedData, list[Datum]]:
     """The mixture, and the test datums.
 
@@ -89,9 +90,9 @@ def load(
 
     def read(where: str | DatasetSource, limit: int | None) -> IndexedRows:
         source = bootstrap.open_source(where) if isinstance(where, str) else where
-        rows = bootstrap.spool(source, keep=keep(source.name), limit=limit)
+        rows = bootstrap.spool(source, keep=shown(keep(source.name), source, limit, progress), limit=limit)
         for why, number in rows.left_out.items():
-            note(f"{source.name}: {number} of {number + len(rows)} rows {why} and were left out")
+            progress.note(f"{source.name}: {number} of {number + len(rows)} rows {why} and were left out")
         if not len(rows):
             raise DataError("there is nothing in it to learn from", source=source.name)
         return rows
@@ -106,12 +107,12 @@ def load(
             pass
         elif known.test is not None:
             held_out = read(known.test, size or None)
-            test += _datums(render, held_out, range(len(held_out)), note)
+            test += _datums(render, held_out, range(len(held_out)), progress)
         elif size:
             if size >= len(rows):
                 raise ConfigError(f"{rows.name}: test_size={size} leaves nothing to train on of {len(rows)} rows")
             order = np.random.default_rng([config.seed, 1]).permutation(len(rows))
-            test += _datums(render, rows, sorted(order[:size].tolist()), note)
+            test += _datums(render, rows, sorted(order[:size].tolist()), progress)
             places = np.sort(order[size:])
         sources.append(rows)
         chosen.append(places)
@@ -119,20 +120,37 @@ def load(
     for where in config.test_data:
         known = sets.get(where, NamedSet(train=where))
         rows = read(known.train, config.test_size)
-        test += _datums(renderer(known, max_length), rows, range(len(rows)), note)
+        test += _datums(renderer(known, max_length), rows, range(len(rows)), progress)
     if not test and (config.test_data or config.test_size):
         raise DataError("no test row has anything to evaluate on", source=", ".join(config.test_data or config.data))
     mixture = Mixture(list(map(len, chosen)), config.weights or None, config.seed)
     for rows, share in zip(sources, mixture.shares, strict=True):
-        note(f"{rows.name}: {len(rows)} rows, {share} of the {len(mixture)} examples of a pass")
+        progress.note(f"{rows.name}: {len(rows)} rows, {share} of the {len(mixture)} examples of a pass")
     return StreamedData(sources, mixture, lambda source, some: renderers[source](some), rows=chosen), test
 
 
-def _datums(render: Render, rows: IndexedRows, places: Sequence[int], note: Callable[[str], object]) -> list[Datum]:
+def shown(
+    keep: Callable[[Row, int], str | None], source: DatasetSource, limit: int | None, progress: Progress
+) -> Callable[[Row, int], str | None]:
+    """`keep`, telling how many rows of the source were read."""
+    total = source.count()
+    total = limit if total is None else min(total, limit or total)
+    progress.doing(f"reading {source.name}", 0, total)
+
+    def told(row: Row, line: int) -> str | None:
+        if line % 256 == 0:
+            progress.doing(f"reading {source.name}", line, total)
+        return keep(row, line)
+
+    return told
+
+
+def _datums(render: Render, rows: IndexedRows, places: Sequence[int], progress: Progress) -> list[Datum]:
     """The test datums of these rows."""
     out: list[Datum] = []
     left_out: Counter[str] = Counter()
     for i in range(0, len(places), RENDERED_AT_ONCE):
+        progress.doing(f"rendering test data of {rows.name}", i, len(places))
         for example in render(
             [Place(row, rows.name, line) for line, row in (rows[p] for p in places[i : i + RENDERED_AT_ONCE])]
         ):
@@ -141,5 +159,5 @@ def _datums(render: Render, rows: IndexedRows, places: Sequence[int], note: Call
             else:
                 out += example.datums
     for why, number in left_out.items():
-        note(f"{rows.name}: {number} of {len(places)} test examples {why} and were left out")
+        progress.note(f"{rows.name}: {number} of {len(places)} test examples {why} and were left out")
     return out

@@ -126,6 +126,7 @@ class SupervisedLoop:
         self._total = step + left if self._settings.max_steps is None else min(step + left, self._settings.max_steps)
         if step >= self._total:
             self._progress.note(self._directory.nothing_left(step))
+        self._progress.doing("the first step")
         queue: deque[_Submitted] = deque()
         metrics: Mapping[str, float] = {}
         self._clock = time.monotonic()

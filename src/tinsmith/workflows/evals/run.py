@@ -184,6 +184,7 @@ def _run(
         except BaseExceptionGroup as failures:  # the first failure stopped the others; it is the one to tell of
             raise failures.exceptions[0] from failures
 
+    progress.doing("evaluating", len(directory.outcomes), len(problems))
     try:
         if indices:
             asyncio.run(everything())
