@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinsmith import rendering
@@ -177,3 +178,19 @@ def test_a_policy_that_is_cut_gives_up():
     group = matched(TicTacToe(), 0, lambda prompt, j: said[0], lambda prompt, j: "1")
     (episode,) = group.episodes
     assert episode.stop_reason is StopReason.MAX_TOKENS
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0, 1]), st.sampled_from([None, 1, 2]), st.sampled_from([1, 2, 30]))
+def test_a_game_against_a_model_ends_whoever_says_what(seed, seat, max_turns, max_tokens):
+    """Moves that can and cannot be made, answers that are cut, limits of turns; an opponent that says anything."""
+    rng = random.Random(seed)
+
+    def say(prompt: str, j: int) -> str:
+        return rng.choice([*"123456789", "yes", "nothing", "Guess: apple", "x" * 40, "<|im_start|>", ""])
+
+    game = TicTacToe() if seed % 2 else TwentyQuestions("apple", turns=5)
+    group = matched(game, seat if seed % 2 else ASKER, say, say, max_turns=max_turns, max_tokens=max_tokens)
+    (episode,) = group.episodes
+    assert -1.0 <= episode.reward <= 1.0
+    assert len(episode.transitions) <= (max_turns or 5)

@@ -181,6 +181,10 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
         (["game=textarena:Race-v0", "group_size=3"], 2, "2 players at a table"),
         (["game=textarena:Race-v0", "opponent=best"], 2, "self or model"),
         (["game=textarena"], 2, "textarena:NAME"),
+        (["game=tic_tac_toe", "opponent=model", "opponent_model.backend=tinker"], 2, "opponent_model.model="),
+        (["game=tic_tac_toe", "opponent_model.model=tiny"], 2, "not asked for"),
+        (["game=twenty_questions", "words=x"], 2, "exact answers know the things alone"),
+        (["game=guess_number", "players=2"], 2, "textarena:NAME"),
         (["game=tic_tac_toe:x"], 2, "one of"),
     ],
 )

@@ -49,9 +49,9 @@ class OpponentSettings:
     """A model that plays the other side and is not trained."""
 
     model: str | None = option(None, help="which one; none takes the model that the run starts from, where it is")
-    backend: Backend = option("embedded", help="where it is")
-    base_url: str | None = option(None, help="address of its tinker server")
-    tokenizer: str | None = option(None, help="with backend=tinker: where its tokenizer is")
+    backend: Backend | None = option(None, help="where it is: embedded or tinker; none: as the policy")
+    base_url: str | None = option(None, help="its server with backend=tinker; none: as the policy's")
+    tokenizer: str | None = option(None, help="with backend=tinker: where its tokenizer is, if not where its name says")
     renderer: str | None = option(None, help="its chat format; none takes the one that belongs to it")
     max_tokens: int | None = option(None, help="tokens a move of it may have; none: as many as the policy's", min=1)
     temperature: float = option(0.0, help="of its sampling", min=0)
@@ -127,6 +127,11 @@ def validate(config: Config) -> None:
         raise ConfigError("words= belongs to game=twenty_questions opponent=model: exact answers know the things alone")
     if config.opponent_model != OpponentSettings() and side != "model" and kind(config) != "textarena":
         raise ConfigError("opponent_model belongs to opponent=model, which is not asked for")
+    o = config.opponent_model
+    if o.model is None and (o.backend, o.base_url, o.tokenizer, o.renderer) != (None, None, None, None):
+        raise ConfigError(
+            "opponent_model.backend, base_url, tokenizer and renderer are of a model: opponent_model.model="
+        )
     if config.players is not None and kind(config) != "textarena":
         raise ConfigError("players= belongs to game=textarena:NAME: the other games have their own number")
 
@@ -135,13 +140,15 @@ def open_player(config: Config, model: Model, open_: ExitStack) -> ModelPlayer:
     """The model of the other side; `open_` closes its sampler."""
     o = config.opponent_model
     if o.model is not None:
+        backend = o.backend or config.backend
+        served_alike = backend == config.backend == "tinker"
         model = bootstrap.open_model(
             o.model,
-            backend=o.backend,
-            base_url=o.base_url,
+            backend=backend,
+            base_url=o.base_url or (config.base_url if served_alike else None),
             tokenizer=o.tokenizer,
             renderer=o.renderer,
-            threads=config.threads if o.backend == "embedded" else None,
+            threads=config.threads if backend == "embedded" else None,
             timeout_s=config.timeout_s,
         )
     return ModelPlayer(
