@@ -158,6 +158,7 @@ def _within(holds):
         (200, b"{}"),
         (200, b'{"status": "SandboxError", "message": "no container", "run_result": null}'),
         (200, b'{"status": "Failed", "message": "", "run_result": {"status": "Error"}}'),
+        (200, b'{"status": "SandboxError", "message": "", "run_result": {"status": "Finished", "return_code": 0}}'),
     ],
 )
 def test_what_a_server_fails_at_is_no_end_of_a_program(answer):
@@ -179,6 +180,20 @@ def test_modal_containers_have_no_network_and_a_bound_of_memory_and_time_and_are
     assert 0 < api.options["timeout"] <= 3600
     assert api.terminated == api.created
     assert len(api.created) == 1
+
+
+def test_modal_takes_what_is_asked_of_it():
+    modal = pytest.importorskip("modal", reason="needs the extra: modal")
+    asked = {"app": None, "image": None, "timeout": 1, "block_network": True, "memory": (1, 2)}
+    inspect.signature(modal.Sandbox.create).bind("sleep", "infinity", **asked)
+    inspect.signature(modal.Sandbox.exec).bind(None, "python", "-I", "-c", "", text=False)
+    for owner, names in ((modal.Sandbox, ["terminate"]), (modal.App, ["lookup"]), (modal.Image, ["debian_slim"])):
+        assert all(callable(getattr(owner, name)) for name in names)
+    inspect.signature(modal.App.lookup).bind("tinsmith", create_if_missing=True)
+    process, writer = modal.container_process.ContainerProcess, modal.io_streams.StreamWriter
+    assert all(hasattr(process, name) for name in ("stdin", "stdout", "stderr", "wait"))
+    assert all(hasattr(writer, name) for name in ("write", "write_eof", "drain"))
+    assert issubclass(modal.exception.Error, Exception)
 
 
 def test_a_modal_container_that_is_lost_is_the_worlds_failure_and_is_terminated():

@@ -17,7 +17,6 @@ from tinsmith.domain.code_rows import code_problem
 from tinsmith.domain.episodes import Episode
 from tinsmith.domain.errors import DataError
 from tinsmith.domain.messages import Message, ToolCall
-from tinsmith.envs import code_driver
 from tinsmith.envs.base import Env, GroupBuilder, Speaker
 from tinsmith.envs.message import ParseErrors, RenderedEnv
 from tinsmith.envs.tools import Graded, ToolBox, ToolEnv, ToolFunction, tool
@@ -31,6 +30,8 @@ MAX_OUTPUT = 4 << 20
 """Bytes that a test may make a program write."""
 MAX_INPUT = 48 << 20
 """Characters of all inputs of a problem's tests."""
+WALL = 3
+"""Seconds of wall clock to a second of processor time: what a busy machine may cost."""
 SPARE_S = 5.0
 TOLD = 600
 """Characters of a text that the tool shows."""
@@ -69,6 +70,7 @@ async def judge(
     order = {
         "tests": [{"kind": t.kind.value, "input": t.input, "function": t.function} for t in tests],
         "seconds": seconds,
+        "wall": WALL * seconds,
         "most": MAX_OUTPUT,
     }
     files = {
@@ -78,7 +80,7 @@ async def judge(
     program = Program(
         source=_driver(),
         files=files,
-        timeout_s=code_driver.WALL * ((seconds + 1) * len(tests) + SPARE_S),
+        timeout_s=WALL * ((seconds + 1) * len(tests) + SPARE_S),
     )
     ran = await sandbox.run(program)
     return read_verdict(tests, ran.stdout.decode("utf-8", "replace"), ran.end)
@@ -299,7 +301,7 @@ def read_code(
 
 @lru_cache(maxsize=1)
 def _driver() -> str:
-    return Path(code_driver.__file__).read_text(encoding="utf-8")
+    return Path(__file__).with_name("code_driver.py").read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=4)

@@ -1,9 +1,9 @@
 """Runs a program on tests, inside a sandbox: its source is what is sent there. Standard library alone.
 
-Beside it lie `solution.py` and `tests.json`: {"tests": [{"kind", "input", "function"}], "seconds", "most"}. Every test
-has a process of its own, forked from this one, and `seconds` of processor time, WALL times that of wall clock. It says
-a line of JSON a test, {"end": "ok" | "error" | "timeout" | "output", "given", "error"}, and ends after one that is not
-ok.
+Beside it lie `solution.py` and `tests.json`: {"tests": [{"kind", "input", "function"}], "seconds", "wall", "most"}.
+Every test has a process of its own, forked from this one, `seconds` of processor time, `wall` of wall clock and `most`
+bytes to write. It says a line of JSON a test, {"end": "ok" | "error" | "timeout" | "output", "given", "error"}, and
+ends after one that is not ok.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import time
 import traceback
 from typing import Any
 
-WALL = 3
 SAID = 2000
 """Characters of an error that are told."""
 PRELUDE = """
@@ -93,7 +92,7 @@ def child(test: dict[str, Any], files: dict[str, int], seconds: int) -> None:
         os._exit(code)
 
 
-def one(test: dict[str, Any], seconds: float, most: int, own: int) -> dict[str, str]:
+def one(test: dict[str, Any], seconds: float, wall: float, most: int, own: int) -> dict[str, str]:
     kept = {name: tempfile.TemporaryFile(buffering=0) for name in ("in", "out", "err", "result")}  # noqa: SIM115
     files = {name: file.fileno() for name, file in kept.items()}
     text = test["input"].encode("utf-8", "surrogatepass") if test["kind"] == "stdin" else b""
@@ -105,7 +104,7 @@ def one(test: dict[str, Any], seconds: float, most: int, own: int) -> dict[str, 
     if pid == 0:
         os.close(own)
         child(test, files, whole)
-    ends, pause = time.monotonic() + WALL * seconds, 0.001
+    ends, pause = time.monotonic() + wall, 0.001
     end = ""
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
@@ -158,7 +157,7 @@ def main() -> None:
     with contextlib.suppress(OSError):
         sys.setrecursionlimit(50_000)
     for test in order["tests"]:
-        said = one(test, order["seconds"], order["most"], own)
+        said = one(test, order["seconds"], order["wall"], order["most"], own)
         line = (json.dumps(said) + "\n").encode()
         while line:
             line = line[os.write(own, line) :]
