@@ -23,6 +23,7 @@ LAST_STAGE = {
     "multi-teacher-distillation": "student",
     "off-policy-distillation": "student",
     "prompt-distillation": "student",
+    "rubric": "policy",
 }
 """Of recipes of several stages, where the last one lies."""
 
@@ -64,6 +65,8 @@ def small(recipe: str, chats: str) -> list[str]:
         return [recipe, "teacher.max_steps=1", "batch_size=4", "max_steps=3", "max_rows=20", "test_size=4"]
     if recipe == "code-rl":
         return [recipe, "groups_per_batch=2", "max_steps=3", "group_size=2", "max_tokens=16", "test_size=4"]
+    if recipe == "rubric":
+        return [recipe, "judge.max_steps=1", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
     if recipe in LAST_STAGE:
         return [recipe, "teacher.max_steps=1", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
     if recipe == "verifiers-rl":
@@ -343,6 +346,51 @@ def test_prompts_of_ones_own_and_what_is_learned_of_an_answer(capsys: pytest.Cap
     for why, bad in said.items():
         assert main(bad) == 2
         assert why in " ".join(capsys.readouterr().err.split()), why
+
+
+def test_rubrics_of_a_file_and_a_judge_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """A judge that writes no score pays nothing: the run stops and says so. Its probabilities are always scores."""
+    item = {"rubric_str": "It is short.", "extraction_regex": "<points>(.*)</points>", "max": 5}
+    rows = [{"convo": [{"role": "user", "content": f"Say {i}."}], "rubric_items": [item]} for i in range(8)]
+    Path("rubrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [
+        *(
+            "rubric",
+            "data=rubrics.jsonl",
+            "judge.model=tiny",
+            "judge.max_tokens=8",
+            "groups_per_batch=2",
+            "group_size=2",
+        ),
+        *("max_steps=2", "test_size=2", "export=none", "failures.backoff_s=0"),
+    ]
+    assert main(["check", *words, "log_path=a"]) == 0
+    assert "[rubric]\nIt is short." in capsys.readouterr().out
+    assert main([*words, "log_path=a"]) == 1
+    assert "the world failed every group of the evaluation" in " ".join(capsys.readouterr().err.split())
+    assert main([*words, "failures.min_share=none", "log_path=b"]) == 1
+    assert "the judge gave no score for 'It is short.'" in " ".join(capsys.readouterr().err.split())
+    assert main([*words, "judge.reads=probability", "aggregate=sum", "log_path=c"]) == 0
+    first = metrics("c/policy")[0]
+    assert 0 < first["env/all/score"] < 1
+    assert first["env/all/reward/total"] == pytest.approx(
+        first["env/all/score"] + first["env/all/format"] - 1, abs=1e-6
+    )
+    said = {
+        "judge.model=MODEL": ["rubric", "data=rubrics.jsonl"],
+        "judge.reads=text": ["rubric", "judge.reads=text"],
+        "of a judge that is named": ["rubric", "judge.tokenizer=tiny"],
+        "budget= is of one run": ["rubric", "prices=1,1,1", "budget=1"],
+        "leaves nothing": [*words, "test_size=8"],
+    }
+    for why, bad in said.items():
+        assert main(bad) == 2
+        assert why in " ".join(capsys.readouterr().err.split()), why
+    with Path("rubrics.jsonl").open("a") as file:
+        file.write('{"convo": [], "rubric_items": []}\n')
+    assert main([*words, "log_path=d"]) == 2
+    assert "rubrics.jsonl, line 9" in capsys.readouterr().err
+    assert not Path("d").exists()
 
 
 def test_teachers_that_are_named_teach_the_sources_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:

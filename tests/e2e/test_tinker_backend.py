@@ -99,6 +99,10 @@ RUNS = {
         *("off-policy-distillation", "teachers=tiny", "top_k=3", "batch_size=4", "max_steps=2", "max_rows=12"),
         *("test_size=4", "eval_every=1", "num_samples=2", "seed=3"),
     ],
+    "rubric": [
+        *("rubric", "judge.model=tiny", "judge.reads=probability", "groups_per_batch=3", "group_size=3"),
+        *("max_steps=2", "test_size=3", "seed=3"),
+    ],
     "rl by name: ppo": [*RL, "loss.name=ppo", "num_substeps=2", "remove_constant_groups=false"],
     "rl by name: cispo": [*RL, "loss.name=cispo"],
     "rl not by name: gspo": [*RL, "loss.name=gspo"],

@@ -90,5 +90,9 @@ class DeadlineError(WorldError, TimeoutError):
     """A wait reached its deadline."""
 
 
+class JudgeError(WorldError):
+    """A judge did not say what it was asked for, however often: nothing is known of the answer."""
+
+
 class CancelledWorkError(TinsmithError, RuntimeError):
     """Submitted work was cancelled before it finished."""

@@ -60,6 +60,7 @@ RECIPES: dict[str, Entry] = {
         "tinsmith.recipes.prompt_distillation",
         "a student learns to answer without a long prompt what a teacher does with",
     ),
+    "rubric": Entry("tinsmith.recipes.rubric", "reinforcement learning by a judge that scores answers item by item"),
     "sl-loop": Entry("tinsmith.recipes.sl_loop", "the supervised job as one readable loop, to copy and change"),
     "rl-loop": Entry("tinsmith.recipes.rl_loop", "the RL job as one readable loop, to copy and change"),
 }

@@ -6,10 +6,13 @@ They are for the tiny model: made of words that its tokenizer knows, asking for 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from attrs import frozen
+
+from tinsmith.domain.messages import Conversation, Message
+from tinsmith.domain.rubrics import NO, YES, RubricItem, question
 
 WORDS = (
     *("apple", "river", "stone", "cloud", "lamp", "green", "table", "seven", "music", "paper", "garden", "winter"),
@@ -124,6 +127,34 @@ def _ruled_sum(rng: random.Random) -> dict[str, Any]:
     return {"messages": [_message("system", RULES), _message("user", asked), _message("assistant", answered)]}
 
 
+ASKED_OF: Mapping[str, Callable[[list[str]], bool]] = {
+    "At most three words.": lambda words: len(words) <= 3,
+    "Only numbers.": lambda words: bool(words) and all(word.isdigit() for word in words),
+}
+"""Items of the small rubrics, and when the words of an answer meet them."""
+
+
+def _rubric(rng: random.Random) -> dict[str, Any]:
+    """All is to be said in few words, and of what is counted the numbers alone."""
+    asked = _long_answer(rng)["messages"][0]
+    items: list[dict[str, Any]] = [{"rubric_str": "At most three words.", "weight": 2.0}]
+    items += [{"rubric_str": "Only numbers."}] if "Count" in asked["content"] else []
+    return {"convo": [asked], "rubric_items": items}
+
+
+def _judged(rng: random.Random) -> dict[str, Any]:
+    """An answer of words or numbers, or both, and whether it meets an item."""
+    asked = Conversation((Message.user(_long_answer(rng)["messages"][0]["content"]),))
+    kinds = rng.choice(((0,), (0,), (1,), (1,), (0, 1)))
+    words = [str(rng.randrange(100)) if rng.choice(kinds) else rng.choice(WORDS) for _ in range(rng.choice(LENGTHS))]
+    text = rng.choice(list(ASKED_OF))
+    told = question(asked, Message.assistant(" ".join(words)), RubricItem(text=text), "probability")
+    label = YES if ASKED_OF[text](words) else NO
+    return {"messages": [_message("user", told.text), _message("assistant", label)]}
+
+
+LENGTHS = (1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 9)
+
 CHATS = SmallSet("small", 1200, _chat)
 PAIRS = SmallSet("small", 1400, _pair)
 PROMPTS = SmallSet("small", 1024, _long_answer)
@@ -131,3 +162,5 @@ MIXED = SmallSet("mixed", 1024, _mixed)
 RECITE = SmallSet("recite", 1024, _long_answer)
 SUMS = SmallSet("sums", 1024, _bare_sum)
 RULED_SUMS = SmallSet("sums by rules", 2048, _ruled_sum)
+RUBRICS = SmallSet("rubrics", 1024, _rubric)
+JUDGED = SmallSet("judged", 4096, _judged)

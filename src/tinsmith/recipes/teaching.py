@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from attrs import frozen
@@ -95,7 +95,7 @@ def open_teachers(
             names = list(config.teachers) * (len(sources) if len(config.teachers) == 1 else 1)
             made: dict[str, Teacher] = {}
             for name in dict.fromkeys(names):
-                teacher = open_teacher(config, name)
+                teacher = open_other(config, config.teacher, name)
                 if scores:
                     check_tokens(student, teacher)
                 made[name] = Teacher(teacher, open_.enter_context(teacher.sampler()))
@@ -109,8 +109,19 @@ def open_teachers(
         yield teachers
 
 
-def open_teacher(config: Any, name: str) -> Model:
-    settings: TeacherSettings = config.teacher
+class Elsewhere(Protocol):
+    """Settings that say where another model is; None: where the student or policy is."""
+
+    @property
+    def backend(self) -> Backend | None: ...
+    @property
+    def base_url(self) -> str | None: ...
+    @property
+    def tokenizer(self) -> str | None: ...
+
+
+def open_other(config: RunConfig, settings: Elsewhere, name: str) -> Model:
+    """A model beside the one that is trained, on its own backend or the same."""
     backend = settings.backend or config.backend
     same = backend == config.backend
     return bootstrap.open_model(

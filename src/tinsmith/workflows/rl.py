@@ -331,6 +331,8 @@ class RLLoop:
             plan = self._plan(f"test/{start}", 0, group_size=1, temperature=1.0)
             show = partial(self._show, "evaluating", start, len(test))
             groups += roll_out(sampler, builders, plan, finished=show)
+        if not groups:
+            raise TrainingError(f"step {step}: the world failed every group of the evaluation")
         metrics = {f"test/{name}": value for name, value in episode_metrics(groups).items()}
         rewards = np.concatenate([group.rewards for group in groups])
         if len(rewards) > 1:
