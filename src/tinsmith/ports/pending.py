@@ -43,6 +43,11 @@ class _Wakes:
         work.add_done_callback(lambda _: self._finish(waiter))
         return waiter
 
+    def turn(self) -> asyncio.Future[None]:
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        self._finish(waiter)
+        return waiter
+
     def _finish(self, waiter: asyncio.Future[None]) -> None:
         with self._lock:
             self._finished.append(waiter)
@@ -72,6 +77,12 @@ def _wakes() -> _Wakes:
     if wakes is None or wakes.loop is not loop:
         wakes = _local.wakes = _Wakes(loop)
     return wakes
+
+
+async def turn() -> None:
+    """Wait until it is one's turn, behind those who wait for work that is finished: so many go on in one round of the
+    event loop. For tasks that begin in numbers with half a millisecond of work."""
+    await _wakes().turn()
 
 
 class Pending(Generic[T]):
@@ -111,7 +122,7 @@ class Pending(Generic[T]):
     async def _wait(self) -> T:
         try:
             if self._future.done():
-                await asyncio.sleep(0)  # others have their turn all the same
+                await turn()  # others have theirs all the same
             else:
                 await _wakes().when_done(self._future)
         except asyncio.CancelledError:

@@ -11,6 +11,7 @@ from attrs import frozen
 from tinsmith.domain.episodes import Episode, StopReason, Transition
 from tinsmith.domain.errors import DeadlineError
 from tinsmith.envs.base import Action, Env, LimitAware, Observation, Step
+from tinsmith.ports.pending import turn
 from tinsmith.ports.sampler import Completion, FinishReason, Sampler
 from tinsmith.workflows.rollout_plan import RolloutPlan, draw_seed
 
@@ -67,6 +68,8 @@ class EpisodeRunner:
     async def run(self, env: Env, observation: Observation, completion: Completion | None) -> Episode:
         """`completion`: the first action, where it was sampled with the group's."""
         limits = self._plan.limits
+        if completion is not None:
+            await turn()  # all members of a group come here at once
         transitions: list[Transition] = []
         sampled = calls = 0
         while True:
