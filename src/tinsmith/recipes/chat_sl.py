@@ -12,9 +12,9 @@ from tinsmith.config import option
 from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.datums import Datum
 from tinsmith.ports.data import Row
-from tinsmith.ports.progress import Notes, Progress
+from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common, small_sets, sources, supervised
-from tinsmith.recipes.sources import RENDERED_AT_ONCE, MixtureConfig, NamedSet
+from tinsmith.recipes.sources import MixtureConfig, NamedSet
 from tinsmith.rendering import TrainOn
 from tinsmith.workflows.chat_examples import ChatExamples
 from tinsmith.workflows.evaluation import NllObjective, Reduction
@@ -55,11 +55,10 @@ def train(config: Config, progress: Progress, *, sets: Mapping[str, NamedSet] = 
     sources.validate(config, sets)
     model = common.open_model(config)
     data, test = load(config, model, progress, sets)
-    path = config.log_path or common.default_path(NAME, config, *(source.rsplit("/")[-1] for source in config.data))
     return supervised.train(
         NAME,
         config,
-        path,
+        sources.run_path(NAME, config),
         model,
         data,
         lambda _: NllObjective(config.reduction, test=test, token_bytes=model.text_bytes),
@@ -70,13 +69,7 @@ def train(config: Config, progress: Progress, *, sets: Mapping[str, NamedSet] = 
 
 def check(config: Config) -> Iterable[Any]:
     """One rendered example with its weights, and what the run would take; trains nothing."""
-    sources.validate(config, SETS)
-    model = common.open_model(config)
-    notes = Notes()
-    data, test = load(config, model, notes)
-    yield from notes.texts
-    yield from supervised.ends_early(config, data)
-    drawn = data.batch(0, RENDERED_AT_ONCE)
+    model, data, test, drawn = yield from sources.looked_at(config, SETS, load)
     yield from common.show_example(model, drawn.batch[0])
     yield f"{len(data)} examples a pass, {len(test)} test datums"
     tokens = drawn.batch.num_tokens / drawn.end

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from attrs import frozen
@@ -11,12 +10,11 @@ from attrs import frozen
 from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.datums import Datum
-from tinsmith.domain.preference_rows import NoPreference, pair_from_row
 from tinsmith.domain.preferences import PairLossName
-from tinsmith.ports.data import Row
-from tinsmith.ports.progress import Notes, Progress
-from tinsmith.recipes import common, small_sets, sources, supervised
-from tinsmith.recipes.sources import RENDERED_AT_ONCE, MixtureConfig, NamedSet
+from tinsmith.ports.progress import Progress
+from tinsmith.recipes import common, sources, supervised
+from tinsmith.recipes.pairs import SETS, PairConfig, new_pairs
+from tinsmith.recipes.sources import NamedSet
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.metering import Meter
 from tinsmith.workflows.preference import PairExamples, PreferenceObjective
@@ -25,21 +23,9 @@ from tinsmith.workflows.supervised_data import StreamedData
 
 NAME = "dpo"
 
-SETS: Mapping[str, NamedSet] = {
-    "small": NamedSet(train=small_sets.PAIRS, test_size=200),
-    "hhh": NamedSet(train="hf://Anthropic/hh-rlhf:train", test="hf://Anthropic/hh-rlhf:test", test_size=1024),
-    "helpsteer3": NamedSet(
-        train="hf://nvidia/HelpSteer3/preference:train", test="hf://nvidia/HelpSteer3/preference:validation"
-    ),
-    "ultrafeedback": NamedSet(train="hf://argilla/ultrafeedback-binarized-preferences:train", test_size=1024),
-}
-
 
 @frozen(kw_only=True)
-class Config(MixtureConfig):
-    data: tuple[str, ...] = option(
-        ("small",), help="sources of pairs: small (made here), hhh, helpsteer3, ultrafeedback, files, URLs, hf://NAME"
-    )
+class Config(PairConfig):
     loss: PairLossName = option("dpo", help="loss of a pair")
     beta: float = option(
         0.1, help="how much the policy is held to the start model, which is the reference", exclusive_min=0
@@ -47,14 +33,12 @@ class Config(MixtureConfig):
     label_smoothing: float = option(
         0.0, help="share of the labels that are taken to be wrong, with loss=dpo", min=0, exclusive_max=0.5
     )
-    batch_size: int = option(32, help="pairs an optimizer step", min=1)
 
 
 def run(config: Config, progress: Progress) -> int:
     sources.validate(config, SETS)
     model = common.open_model(config)
     data, test = load(config, model, progress)
-    path = config.log_path or common.default_path(NAME, config, *(source.rsplit("/")[-1] for source in config.data))
     with model.sampler() as start:
 
         def objective(meter: Meter) -> PreferenceObjective:
@@ -68,7 +52,7 @@ def run(config: Config, progress: Progress) -> int:
                 timeout_s=config.timeout_s,
             )
 
-        supervised.train(NAME, config, path, model, data, objective, progress, report)
+        supervised.train(NAME, config, sources.run_path(NAME, config), model, data, objective, progress, report)
     return 0
 
 
@@ -79,13 +63,7 @@ def report(progress: Progress, directory: RunDirectory) -> None:
 
 def check(config: Config) -> Iterable[Any]:
     """One rendered pair with its weights, and what the run would take; trains nothing."""
-    sources.validate(config, SETS)
-    model = common.open_model(config)
-    notes = Notes()
-    data, test = load(config, model, notes)
-    yield from notes.texts
-    yield from supervised.ends_early(config, data)
-    drawn = data.batch(0, RENDERED_AT_ONCE)
+    model, data, test, drawn = yield from sources.looked_at(config, SETS, load)
     for side, row in (("chosen", 0), ("rejected", 1)):
         yield f"{side}:"
         yield from common.show_example(model, drawn.batch[row])
@@ -100,21 +78,3 @@ def load(config: Config, model: Model, progress: Progress) -> tuple[StreamedData
         return PairExamples(renderer=model.renderer, max_length=max_length, too_long=config.too_long)
 
     return sources.load(config, model, SETS, new_pairs, renderer, progress)
-
-
-def new_pairs(source: str) -> Callable[[Row, int], str | None]:
-    """Why a row of `source` is no pair to learn from; None for one that is, and was not there before."""
-    seen = set[bytes]()
-
-    def why_not(row: Row, line: int) -> str | None:
-        try:
-            pair = pair_from_row(row, source=source, line=line)
-        except NoPreference as error:
-            return f"have answers that {error.why}"
-        digest = hashlib.blake2b(repr(pair).encode(), digest_size=16).digest()
-        if digest in seen:
-            return "are there before"
-        seen.add(digest)
-        return None
-
-    return why_not

@@ -10,10 +10,10 @@ from attrs import frozen
 from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.datums import Datum
-from tinsmith.ports.progress import Notes, Progress
+from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common, sources, supervised
-from tinsmith.recipes.dpo import SETS, new_pairs
-from tinsmith.recipes.sources import RENDERED_AT_ONCE, MixtureConfig, NamedSet
+from tinsmith.recipes.pairs import SETS, PairConfig, new_pairs
+from tinsmith.recipes.sources import NamedSet
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.preference import JudgeExamples, LabelObjective
 from tinsmith.workflows.supervised_data import StreamedData
@@ -22,10 +22,7 @@ NAME = "reward-model"
 
 
 @frozen(kw_only=True)
-class Config(MixtureConfig):
-    data: tuple[str, ...] = option(
-        ("small",), help="sources of pairs: small (made here), hhh, helpsteer3, ultrafeedback, files, URLs, hf://NAME"
-    )
+class Config(PairConfig):
     too_long: Literal["skip", "raise"] = option("skip", help="what becomes of a comparison longer than max_length")
     batch_size: int = option(32, help="pairs an optimizer step, each in both orders", min=1)
     learning_rate: float = option(2e-3, help="peak learning rate", exclusive_min=0)
@@ -41,7 +38,7 @@ def train(config: Config, progress: Progress) -> str:
     sources.validate(config, SETS)
     model = common.open_model(config)
     data, test = load(config, model, progress)
-    path = config.log_path or common.default_path(NAME, config, *(source.rsplit("/")[-1] for source in config.data))
+    path = sources.run_path(NAME, config)
     return supervised.train(NAME, config, path, model, data, lambda _: LabelObjective(test=test), progress, report)
 
 
@@ -51,13 +48,7 @@ def report(progress: Progress, directory: RunDirectory) -> None:
 
 def check(config: Config) -> Iterable[Any]:
     """One comparison with its label, and what the run would take; trains nothing."""
-    sources.validate(config, SETS)
-    model = common.open_model(config)
-    notes = Notes()
-    data, test = load(config, model, notes)
-    yield from notes.texts
-    yield from supervised.ends_early(config, data)
-    drawn = data.batch(0, RENDERED_AT_ONCE)
+    model, data, test, drawn = yield from sources.looked_at(config, SETS, load)
     yield from common.show_example(model, drawn.batch[0])
     yield f"{len(data)} pairs a pass, {len(test) // 2} test pairs, each in both orders"
     tokens = drawn.batch.num_tokens / drawn.end

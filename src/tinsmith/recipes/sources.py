@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from attrs import frozen
@@ -15,12 +17,12 @@ from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import ConfigError, DataError
 from tinsmith.domain.mixtures import Mixture
 from tinsmith.ports.data import DatasetSource, IndexedRows, Row
-from tinsmith.ports.progress import Progress
-from tinsmith.recipes import common
+from tinsmith.ports.progress import Notes, Progress
+from tinsmith.recipes import common, supervised
 from tinsmith.recipes.supervised import SupervisedConfig
 from tinsmith.rendering import TrainOn
 from tinsmith.workflows.chat_examples import Drawn, LeftOut, Place, TooLongPolicy
-from tinsmith.workflows.supervised_data import StreamedData
+from tinsmith.workflows.supervised_data import DrawnBatch, StreamedData
 
 RENDERED_AT_ONCE = 256
 
@@ -66,6 +68,29 @@ def validate(config: MixtureConfig, sets: Mapping[str, NamedSet]) -> None:
         raise ConfigError(f"data names no source: {', '.join(sets)}, a file, an object store URL or hf://NAME")
     if config.weights and len(config.weights) != len(config.data):
         raise ConfigError(f"{len(config.weights)} weights for {len(config.data)} sources: give each one, or none")
+
+
+def run_path(recipe: str, config: MixtureConfig) -> Path:
+    """Where the run lies; without `log_path` a place named for its sources."""
+    return config.log_path or common.default_path(recipe, config, *(name.rsplit("/")[-1] for name in config.data))
+
+
+C = TypeVar("C", bound=MixtureConfig)
+
+
+def looked_at(
+    config: C,
+    sets: Mapping[str, NamedSet],
+    load: Callable[[C, Model, Progress], tuple[StreamedData, list[Datum]]],
+) -> Generator[Any, None, tuple[Model, StreamedData, list[Datum], DrawnBatch]]:
+    """What `check` begins with: the model, the data, what is to be said of them, and the first batch of a pass."""
+    validate(config, sets)
+    model = common.open_model(config)
+    notes = Notes()
+    data, test = load(config, model, notes)
+    yield from notes.texts
+    yield from supervised.ends_early(config, data)
+    return model, data, test, data.batch(0, RENDERED_AT_ONCE)
 
 
 def load(
