@@ -306,6 +306,7 @@ def serve(connection: socket.socket, namespaces: bool) -> None:
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _prctl(_PR_SET_DUMPABLE, 0)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the only one with which a program could end this process
         head = receive(connection)
         if head is None:
             return

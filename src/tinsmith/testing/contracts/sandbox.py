@@ -163,16 +163,21 @@ class SandboxContract:
 
     def test_a_program_that_kills_all_it_sees_hurts_itself_alone(self) -> None:
         source = (
-            "import os\n"
-            "for pid in [os.getppid(), 1, -1, *(int(n) for n in os.listdir('/proc') if n.isdigit())]:\n"
-            "    if pid != os.getpid():\n"
-            "        try: os.kill(pid, 9)\n"
+            "import os, resource\n"
+            "seen = {os.getppid(), 1, *(int(n) for n in os.listdir('/proc') if n.isdigit())} - {os.getpid()}\n"
+            "for pid in seen:\n"
+            "    for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS):\n"
+            "        try: resource.prlimit(pid, kind, (0, 0))\n"
             "        except OSError: pass\n"
-            "print('done')\n"
+            "for number in range(1, 65):\n"
+            "    for pid in (*seen, -1):\n"
+            "        try: os.kill(pid, number)\n"
+            "        except OSError: pass\n"
+            "while True: pass\n"
         )
         with self.make() as sandbox:
-            ran = sandbox.run(Program(source=source)).result(WAIT)
-            assert ran.end is End.EXITED
+            ran = sandbox.run(Program(source=source, timeout_s=1.0)).result(WAIT)
+            assert not ran.ok
             assert self.one(sandbox, "print('well')").stdout == b"well\n"
 
     @pytest.mark.parametrize("more", ["", ", start_new_session=True, stdout=subprocess.DEVNULL"])
