@@ -58,7 +58,7 @@ def sample(shape: str) -> int:
     vocab = SHAPES[shape]["config"]["vocab_size"]
     if shape not in _samplers:
         _samplers[shape] = EmbeddedSampler(
-            model(shape).snapshot(), context=SHAPES[shape]["config"]["max_position_embeddings"], vocab_size=vocab,
+            model(shape).snapshot(),
             policy_version=-1, threads=THREADS, token_bytes=[b""] * vocab,
         )  # fmt: skip
     prompts, length, new = SHAPES[shape]["sample"]

@@ -49,8 +49,6 @@ class SmallEngine:
     def sampler(self):
         return EmbeddedSampler(
             self.model.snapshot(),
-            context=self.context,
-            vocab_size=self.model.vocab_size,
             policy_version=-1,
             threads=1,
             token_bytes=self.token_bytes,

@@ -53,8 +53,6 @@ def sampler(family: str, threads: int = 1) -> EmbeddedSampler:
     model = _native.Model.random(json.dumps({**SHAPE, **FAMILIES[family]}), 7)
     return EmbeddedSampler(
         model.snapshot(),
-        context=model.context,
-        vocab_size=model.vocab_size,
         policy_version=-1,
         threads=threads,
         token_bytes=[bytes([65 + i]) for i in range(VOCABULARY)],

@@ -168,8 +168,6 @@ class LoadedModel(Model):
 
         return EmbeddedSampler(
             self._native.snapshot(),
-            context=self.context,
-            vocab_size=int(self._native.vocab_size),
             policy_version=-1,
             threads=self.threads,
             token_bytes=self.token_bytes,
@@ -205,6 +203,11 @@ class ServedModel(Model):
     def context(self) -> int:
         return self.served.context or SERVED_CONTEXT
 
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        """What trainers and samplers at a server are to know of the model."""
+        return {"context": self.context, "vocab_size": self.vocab_size, "token_bytes": self.token_bytes}
+
     def trainer(
         self,
         *,
@@ -226,9 +229,7 @@ class ServedModel(Model):
             lora=lora,
             seed=seed,
             run_name=run_name,
-            context=self.context,
-            vocab_size=self.vocab_size,
-            token_bytes=self.token_bytes,
+            **self._sizes,
         )
 
     def sampler(self) -> Sampler:
@@ -236,14 +237,7 @@ class ServedModel(Model):
 
         if not self.served.sampleable:
             raise ConfigError(f"{self.service.url} does not sample from {self.name}")
-        return kept_sampler(
-            self.service,
-            self.name,
-            self.weights,
-            context=self.context,
-            vocab_size=self.vocab_size,
-            token_bytes=self.token_bytes,
-        )
+        return kept_sampler(self.service, self.name, self.weights, **self._sizes)
 
     def export(
         self, trainer: Trainer, directory: str | os.PathLike[str], kind: Literal["merged", "adapter"] = "merged"

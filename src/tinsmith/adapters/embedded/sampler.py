@@ -26,16 +26,14 @@ class EmbeddedSampler:
         self,
         snapshot: _native.Snapshot,
         *,
-        context: int,
-        vocab_size: int,
         policy_version: int,
         threads: int,
         token_bytes: list[bytes],
         kv_tokens: int = 1 << 18,
     ) -> None:
         self._native = _native.Sampler(snapshot, threads=threads, kv_tokens=kv_tokens, token_bytes=token_bytes)
-        self._context = context
-        self._vocab_size = vocab_size
+        self._context = snapshot.context
+        self._vocab_size = snapshot.vocab
         self._policy_version = policy_version
         self._waiting: dict[int, concurrent.futures.Future[SampleResult]] = {}
         self._wake = threading.Condition()

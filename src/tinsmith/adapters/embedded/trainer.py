@@ -188,8 +188,6 @@ class EmbeddedTrainer:
         def work() -> Sampler:
             return EmbeddedSampler(
                 self._native.snapshot(),
-                context=self._info.context,
-                vocab_size=self._info.vocab_size,
                 policy_version=self._native.step_count,
                 threads=self._threads,
                 token_bytes=self._token_bytes,
