@@ -28,6 +28,9 @@ ADDS = CodeProblem(
     question="Add the numbers.",
     tests=tuple(CodeTest(TestKind.STDIN, f"{a} {b}\n", (f"{a + b}\n",)) for a, b in ((1, 2), (5, 70), (-3, 3))),
 )
+LETTERS = CodeProblem(
+    id="letters", question="Turn it round.", tests=(CodeTest(TestKind.STDIN, "äß語😀\n", ("😀語ßä",)),)
+)
 DOUBLES = CodeProblem(
     id="doubles",
     question="Double it.",
@@ -64,6 +67,7 @@ def judged(sandbox, problem, program, seconds=5.0):
         (ADDS, "def main():\n    print(sum(map(int, open(0).read().split())))\nif __name__ == '__main__': main()"),
         (ADDS, f"import threading\nthreading.Thread(target=lambda: {SOLVES}).start()"),
         (ADDS, "print(sum(map(int, input().split())), end='.0')"),
+        (LETTERS, "print(input()[::-1])"),
         (DOUBLES, "def twice(x): return (x, x)"),
         (
             DOUBLES,

@@ -75,7 +75,7 @@ async def judge(
     }
     files = {
         "solution.py": whole_program(problem, code).encode("utf-8", "replace"),
-        "tests.json": json.dumps(order).encode(),
+        "tests.json": json.dumps(order, ensure_ascii=False).encode("utf-8", "replace"),
     }
     program = Program(
         source=_driver(),

@@ -69,8 +69,11 @@ def child(test: dict[str, Any], files: dict[str, int], seconds: int) -> None:
         os.setsid()
         for target, name in enumerate(("in", "out", "err")):
             os.dup2(files[name], target)
-        sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
-        sys.stderr = os.fdopen(2, "w", closefd=False, errors="replace")
+        sys.stdin, sys.stdout = (
+            os.fdopen(0, encoding="utf-8", closefd=False),
+            os.fdopen(1, "w", encoding="utf-8", closefd=False),
+        )
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
         sys.argv = ["solution.py"]
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
         try:
@@ -150,7 +153,7 @@ def tail(file: int) -> str:
 
 
 def main() -> None:
-    with open("tests.json") as file:
+    with open("tests.json", encoding="utf-8") as file:
         order = json.load(file)
     own = os.dup(1)
     os.set_inheritable(own, False)
