@@ -279,6 +279,36 @@ def test_a_student_learns_its_teachers_answers_and_its_likeliest_tokens(capsys: 
     assert Path("hard/answers-arithmetic.jsonl").read_bytes() == Path("soft/answers-arithmetic.jsonl").read_bytes()
 
 
+def test_one_budget_is_of_teacher_answers_and_student(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        *(
+            "off-policy-distillation",
+            "max_rows=12",
+            "test_size=4",
+            "teacher.max_steps=1",
+            "batch_size=4",
+            "max_steps=3",
+        ),
+        *("export=none", "prices=1,1,1"),
+    ]
+    assert main([*words, "log_path=whole"]) == 0
+    answers = [json.loads(path.read_text()) for path in sorted(Path("whole").glob("answers-*.json"))]
+    costs = [
+        metrics("whole/teacher-arithmetic")[-1]["cost/total"],
+        sum(told["tokens/prefill"] + told["tokens/sample"] for told in answers) / 1e6,
+        metrics("whole/student")[-1]["cost/total"],
+    ]
+    assert len(answers) == 2
+    assert all(cost > 0 for cost in costs)
+    for share in (costs[0] + 0.5 * costs[1], sum(costs[:2]) + 0.7 * costs[2]):
+        assert main([*words, "log_path=run", f"budget={share:.9g}"]) == 3
+        assert "larger budget= goes on" in capsys.readouterr().err
+    assert not metrics("run/student") or metrics("run/student")[-1]["cost/total"] <= costs[2]
+    assert main([*words, "log_path=run", f"budget={2 * sum(costs)}"]) == 0
+    one, other = metrics("run/student"), metrics("whole/student")
+    assert [line["train_kl"] for line in one] == [line["train_kl"] for line in other]
+
+
 def test_a_teachers_likeliest_tokens_of_given_conversations(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["off-policy-distillation", "samples=data", "max_rows=40", "batch_size=8", "max_steps=2", "export=none"]
     said = {
@@ -286,7 +316,6 @@ def test_a_teachers_likeliest_tokens_of_given_conversations(capsys: pytest.Captu
         "teachers=MODEL": [*words, "data=small"],
         "asks one teacher": [*words, "data=small,recite", "teachers=tiny,other"],
         "2 teachers for 1": [*words, "data=small", "teachers=tiny,other"],
-        "made before it": ["off-policy-distillation", "teachers=tiny", "prices=1,1,1", "budget=1"],
     }
     for why, bad in said.items():
         assert main(bad) == 2
@@ -372,6 +401,7 @@ def test_rubrics_of_a_file_and_a_judge_that_is_named(capsys: pytest.CaptureFixtu
     assert "the judge gave no score for 'It is short.'" in " ".join(capsys.readouterr().err.split())
     assert main([*words, "judge.reads=probability", "aggregate=sum", "log_path=c"]) == 0
     first = metrics("c/policy")[0]
+    assert first["tokens/prefill"] > 2 * first["env/all/ob_tokens_per_turn"], "the judge reads every answer"
     assert 0 < first["env/all/score"] < 1
     assert first["env/all/reward/total"] == pytest.approx(
         first["env/all/score"] + first["env/all/format"] - 1, abs=1e-6
@@ -380,7 +410,6 @@ def test_rubrics_of_a_file_and_a_judge_that_is_named(capsys: pytest.CaptureFixtu
         "judge.model=MODEL": ["rubric", "data=rubrics.jsonl"],
         "judge.reads=text": ["rubric", "judge.reads=text"],
         "of a judge that is named": ["rubric", "judge.tokenizer=tiny"],
-        "budget= is of one run": ["rubric", "prices=1,1,1", "budget=1"],
         "leaves nothing": [*words, "test_size=8"],
     }
     for why, bad in said.items():

@@ -30,9 +30,10 @@ from reference.strategies import cut, masked_rows, numbers
 from tinsmith import rendering
 from tinsmith.domain import losses
 from tinsmith.domain.chat_rows import conversation_from_row
+from tinsmith.domain.cost import Prices, Spending
 from tinsmith.domain.datums import Batch, Datum
 from tinsmith.domain.distillation import entropy, reverse_kl, soft_targets
-from tinsmith.domain.errors import ConfigError, DataError, NonFiniteError, ShapeError, TrainingError
+from tinsmith.domain.errors import BudgetError, ConfigError, DataError, NonFiniteError, ShapeError, TrainingError
 from tinsmith.domain.messages import Conversation, Message
 from tinsmith.domain.tokens import Floats, Offsets, floats, ints, offsets_of
 from tinsmith.ports.files import read
@@ -43,7 +44,7 @@ from tinsmith.testing.files import MemoryDisk, MemoryFiles, ProcessDied
 from tinsmith.testing.scripted import ScriptedSampler
 from tinsmith.workflows.distillation import SoftObjective, SoftTargets, Teachers
 from tinsmith.workflows.reference import Reference
-from tinsmith.workflows.teacher_answers import CUT, UNMATCHED, Answers, AskSettings, Question, ask, pattern
+from tinsmith.workflows.teacher_answers import CUT, UNMATCHED, Answers, AskSettings, Question, ask, pattern, tokens_used
 
 Masked = tuple[list[float], list[bool], Offsets]
 gammas = st.one_of(st.sampled_from([0.0, 1.0]), numbers(0, 1))
@@ -313,7 +314,14 @@ class Recited:
         return f"{word} {j}" if word != "long" else "x" * 99
 
 
-def keep_answers(teacher: Recited, words: list[str], files: MemoryFiles, of: str = "1", **settings: Any) -> Answers:
+def keep_answers(
+    teacher: Recited,
+    words: list[str],
+    files: MemoryFiles,
+    of: str = "1",
+    spending: Spending = Spending(),  # noqa: B008 - frozen
+    **settings: Any,
+) -> Answers:
     questions = [
         Question(
             asked=Conversation((Message("system", "Recite."), Message.user(word))),
@@ -322,7 +330,17 @@ def keep_answers(teacher: Recited, words: list[str], files: MemoryFiles, of: str
         for word in words
     ]
     how = AskSettings(max_tokens=40, samples=2, in_flight=3, **settings)
-    return ask(teacher.sampler, RENDERER, questions, how, path=WHERE, of=of, files=files, progress=Silent())
+    return ask(
+        teacher.sampler,
+        RENDERER,
+        questions,
+        how,
+        path=WHERE,
+        of=of,
+        files=files,
+        progress=Silent(),
+        spending=spending,
+    )
 
 
 WORDS = [f"w{i}" for i in range(5)]
@@ -377,6 +395,26 @@ def test_a_stage_that_died_anywhere_goes_on_to_the_same_file(survives: str) -> N
         assert not last.asked
         keep_answers(last, WORDS, disk.mount(), of="another teacher")
         assert len(last.asked) == 2 * len(WORDS)
+
+
+def test_a_budget_ends_the_asking_before_it_is_exceeded_and_a_larger_one_goes_on() -> None:
+    prices = Prices(prefill=1e6, sample=1e6, train=0)
+    calm, files = MemoryDisk().mount(), MemoryDisk().mount()
+    whole = prices.cost(keep_answers(Recited(), WORDS, calm).tokens)
+    assert whole > 0
+    spent = 0.0
+    for budget in (0.3 * whole, 0.7 * whole):
+        teacher = Recited()
+        with pytest.raises(BudgetError, match="larger budget= goes on"):
+            keep_answers(teacher, WORDS, files, spending=Spending(prices=prices, budget=budget))
+        before, spent = spent, prices.cost(tokens_used(WHERE, files))
+        assert before < spent <= budget
+        assert teacher.asked
+    last = Recited()
+    found = keep_answers(last, WORDS, files, spending=Spending(prices=prices, budget=whole + 1e-6))
+    assert len(last.asked) < 2 * len(WORDS)
+    assert prices.cost(found.tokens) == prices.cost(tokens_used(WHERE, files)) == whole
+    assert read(files, WHERE) == read(calm, WHERE)
 
 
 def test_bad_input_is_refused() -> None:

@@ -65,7 +65,10 @@ RECIPES: dict[str, Entry] = {
     "rl-loop": Entry("tinsmith.recipes.rl_loop", "the RL job as one readable loop, to copy and change"),
 }
 
-WITH_ENVIRONMENTS = ("rl-basic", "math-rl", "code-rl", "search-tool", "multiplayer", "verifiers-rl", "shorter")
+WITH_ENVIRONMENTS = (
+    *("rl-basic", "math-rl", "code-rl", "search-tool", "multiplayer", "verifiers-rl", "shorter"),
+    *("on-policy-distillation", "multi-teacher-distillation", "rubric"),
+)
 """Recipes whose modules also have `environments(config, note)`, a context that gives what `tinsmith env` checks and
 plays."""
 

@@ -166,11 +166,12 @@ def spent(config: Priced, path: Path) -> float:
     return sum(limits.prices.cost(Tokens.of_metrics(step.metrics)) for step in steps)
 
 
-def left(config: Priced, *stages: Path) -> float | None:
-    """What stages before, at `stages`, left of the budget. BudgetError where that is nothing."""
+def left(config: Priced, *stages: Path, besides: float = 0.0) -> float | None:
+    """What stages before, at `stages`, left of the budget, `besides` being spent too. BudgetError where that is
+    nothing."""
     if config.budget is None:
         return None
-    used = sum(spent(config, path) for path in stages)
+    used = besides + sum(spent(config, path) for path in stages)
     if used >= config.budget:
         raise BudgetError(
             f"stopped by its budget: the stages before spent {used:.6g} of {config.budget:g}. The same command with a "

@@ -11,6 +11,7 @@ from tinsmith.recipes import on_policy_distillation
 NAME = "multi-teacher-distillation"
 
 check = on_policy_distillation.check
+environments = on_policy_distillation.environments
 
 
 @frozen(kw_only=True)

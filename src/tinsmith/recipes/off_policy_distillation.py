@@ -83,7 +83,8 @@ def run(config: Config, progress: Progress) -> int:
             return SoftObjective(soft, config.reduction, test=test_datums)
 
         progress.note("the student learns")
-        handle = supervised.train(NAME, config, root / "student", model, data, objective, progress, report)
+        left = evolve(config, budget=teaching.left(config, root))
+        handle = supervised.train(NAME, left, root / "student", model, data, objective, progress, report)
         compare(config, model, handle, [s for s in test if s.name in names and teaching.is_math(s.name)], progress)
     return 0
 
@@ -117,6 +118,7 @@ def asked(
             prompts = teaching.questions_of(some, config.max_rows)
             progress.note(f"the teacher answers {len(prompts)} prompts of {part}")
             questions = [question(prompt) for prompt in prompts]
+            path = root / f"answers-{part}.jsonl"
             how = AskSettings(
                 max_tokens=config.max_tokens,
                 temperature=config.temperature,
@@ -130,10 +132,11 @@ def asked(
                 teacher.model.renderer,
                 questions,
                 how,
-                path=root / f"answers-{part}.jsonl",
+                path=path,
                 of=_digest(config, teacher, how, questions),
                 files=bootstrap.local_files(),
                 progress=progress,
+                spending=common.spending(evolve(config, budget=teaching.left(config, root, but=path))),
             )
             found.append(str(answers.path))
     most = config.test_size * config.num_samples
@@ -142,9 +145,10 @@ def asked(
 
 def _digest(config: AskingConfig, teacher: Teacher, how: AskSettings, questions: Sequence[Question]) -> str:
     """Of all that answers follow from."""
-    names = ("model", "backend", "base_url", "teachers", "teacher", "seed", "lora")
+    names = ("model", "backend", "teachers", "teacher", "seed", "lora")
     whole = {name: value for name, value in to_dict(config).items() if name in names}
-    text = repr((sorted(whole.items()), teacher.model.renderer_name, how, questions))
+    asked_so = (how.max_tokens, how.temperature, how.samples, how.seed, how.extract)
+    text = repr((sorted(whole.items()), teacher.model.renderer_name, asked_so, questions))
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
@@ -215,7 +219,7 @@ def check_asking(config: AskingConfig, model: Model, longer: int = 0, reads: boo
 
 def validate(config: Config) -> None:
     sources.validate(config, teaching.SETS)
-    teaching.check_teachers(config.data, config.teachers, config.teacher, config.budget)
+    teaching.check_teachers(config.data, config.teachers, config.teacher)
     if config.samples == "data":
         if not config.top_k:
             raise ConfigError("samples=data top_k=0 takes nothing of the teacher: that is chat-sl")
@@ -225,7 +229,5 @@ def validate(config: Config) -> None:
         raise ConfigError("top_k asks one teacher about every answer: name one, or take top_k=0")
     if config.top_k and not config.teachers and len(config.data) > 1:
         raise ConfigError("top_k asks one teacher about every answer: take one source, or name the teacher")
-    if config.samples == "teacher" and config.budget is not None:
-        raise ConfigError("budget= is of one run, and the teacher's answers are made before it")
     if config.samples == "teacher" and config.test_data:
         raise ConfigError("test_data= goes with samples=data; the teacher answers test_size= prompts set aside")

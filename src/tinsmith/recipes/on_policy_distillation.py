@@ -3,10 +3,11 @@ becomes so."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tinsmith.config import option
 from tinsmith.domain.distillation import check_coef
@@ -15,7 +16,7 @@ from tinsmith.envs.base import ProblemSource
 from tinsmith.envs.prompt import JoinedProblems, MixedProblems
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common, reinforcement, teaching
-from tinsmith.recipes.reinforcement import RLConfig
+from tinsmith.recipes.reinforcement import Environments, RLConfig
 from tinsmith.recipes.teaching import TeacherSettings
 
 NAME = "on-policy-distillation"
@@ -63,7 +64,7 @@ def run(config: Config, progress: Progress, name: str = NAME) -> int:
         progress.note("the student learns")
         reinforcement.train(
             name,
-            config,
+            evolve(config, budget=teaching.left(config, root)),
             progress,
             model,
             mixed(config, train),
@@ -74,6 +75,14 @@ def run(config: Config, progress: Progress, name: str = NAME) -> int:
             reward_coef=config.reward_coef,
         )
     return 0
+
+
+@contextmanager
+def environments(config: Config, note: Callable[[str], object]) -> Iterator[Environments]:
+    validate(config)
+    model = common.open_model(config)
+    with teaching.open_problems(config, model, note) as (train, test):
+        yield Environments(model, mixed(config, train), JoinedProblems(tuple(test)) if test else None)
 
 
 def shown(config: Config, names: Sequence[str]) -> list[tuple[str, str]]:
@@ -115,4 +124,4 @@ def validate(config: Config) -> None:
         raise ConfigError(f"{len(config.weights)} weights for {len(config.data)} sources: give each one, or none")
     if config.reward_coef == 0 and config.remove_constant_groups:
         raise ConfigError("remove_constant_groups compares rewards, which teach nothing here: take a reward_coef too")
-    teaching.check_teachers(config.data, config.teachers, config.teacher, config.budget)
+    teaching.check_teachers(config.data, config.teachers, config.teacher)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tinsmith.bootstrap import Model
 from tinsmith.config import option
@@ -67,7 +67,7 @@ def run(config: Config, progress: Progress) -> int:
         progress.note("the student learns")
         handle = supervised.train(
             NAME,
-            config,
+            evolve(config, budget=teaching.left(config, root)),
             root / "student",
             model,
             data,
@@ -134,9 +134,7 @@ def validate(config: Config) -> str:
     """The long prompt."""
     sources.validate(config, teaching.SETS)
     made = () if config.prompt or config.prompt_file else ("sums",)
-    teaching.check_teachers(config.data, config.teachers, config.teacher, config.budget, made)
-    if config.budget is not None:
-        raise ConfigError("budget= is of one run, and the teacher's answers are made before it")
+    teaching.check_teachers(config.data, config.teachers, config.teacher, made)
     if config.test_data:
         raise ConfigError("test_data= has no meaning here: the teacher answers test_size= prompts set aside")
     if config.extract is not None:

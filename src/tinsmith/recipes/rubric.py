@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tinsmith import bootstrap
 from tinsmith.bootstrap import Backend, Model
@@ -20,10 +20,13 @@ from tinsmith.envs import prompt
 from tinsmith.envs.rubric import Bound, ProbabilityJudge, RubricGroup, RubricJudge, RubricTask, TextJudge
 from tinsmith.ports.data import Row
 from tinsmith.ports.progress import Progress
+from tinsmith.ports.sampler import Sampler
 from tinsmith.recipes import chat_sl, common, reinforcement, small_sets, teaching
-from tinsmith.recipes.reinforcement import RLConfig
+from tinsmith.recipes.reinforcement import Environments, RLConfig
 from tinsmith.recipes.shorter import Part
 from tinsmith.recipes.sources import NamedSet
+from tinsmith.rendering import Renderer
+from tinsmith.workflows.metering import Meter
 from tinsmith.workflows.settings import FailureSettings
 
 NAME = "rubric"
@@ -75,44 +78,64 @@ def run(config: Config, progress: Progress) -> int:
     validate(config)
     model = common.open_model(config)
     root = config.log_path or common.default_path(NAME, config, config.data.rsplit("/")[-1])
-    with open_judge(config, model, root, progress) as judge:
+    with ExitStack() as open_:
+        made, renderer = judge_model(config, model, root, progress, open_)
+        config = evolve(config, budget=common.left(config, root / "judge"))
+        meter = Meter(common.spending(config))
+        judge = judge_of(config, meter.sampler(made), renderer)
         problems, test = load(config, model, judge, progress.note)
         progress.note("the policy learns, paid by the judge")
         lines = [("score by the rubric", "score"), ("answers that end", "format"), ("reward", "reward/total")]
-        reinforcement.train(NAME, config, progress, model, problems, test, root / "policy", lines)
+        reinforcement.train(NAME, config, progress, model, problems, test, root / "policy", lines, meter=meter)
     return 0
 
 
 @contextmanager
-def open_judge(config: Config, policy: Model, root: Path, progress: Progress) -> Iterator[RubricJudge]:
-    settings = config.judge
-    bound = Bound(settings.in_flight)
+def environments(config: Config, note: Callable[[str], object]) -> Iterator[Environments]:
+    """Where a judge would be trained, the start model judges: what it says is a score all the same."""
+    validate(config)
+    model = common.open_model(config)
     with ExitStack() as open_:
-        if settings.model is None:
-            progress.note("no judge is named: one is trained first")
-            handle = train_judge(config, root / "judge", progress)
-            model, sampler = policy, common.open_state(open_, policy, config, handle, "judge")
-        else:
-            model = teaching.open_other(config, settings, settings.model)
-            sampler = open_.enter_context(model.sampler())
-        if (settings.reads or ("probability" if settings.model is None else "text")) == "probability":
-            yield ProbabilityJudge(sampler=sampler, renderer=model.renderer, bound=bound)
-        else:
-            yield TextJudge(
-                sampler=sampler,
-                renderer=model.renderer,
-                bound=bound,
-                max_tokens=settings.max_tokens,
-                temperature=settings.temperature,
-                tries=settings.tries,
-                seed=config.seed,
-            )
+        other = model if config.judge.model is None else teaching.open_other(config, config.judge, config.judge.model)
+        judge = judge_of(config, open_.enter_context(other.sampler()), other.renderer)
+        yield Environments(model, *load(config, model, judge, note))
+
+
+def judge_model(
+    config: Config, policy: Model, root: Path, progress: Progress, open_: ExitStack
+) -> tuple[Sampler, Renderer]:
+    """The judge, which `open_` closes; where none is named it is trained first, below `root`."""
+    if config.judge.model is not None:
+        model = teaching.open_other(config, config.judge, config.judge.model)
+        return open_.enter_context(model.sampler()), model.renderer
+    progress.note("no judge is named: one is trained first")
+    handle = train_judge(config, root / "judge", progress)
+    return common.open_state(open_, policy, config, handle, "judge"), policy.renderer
+
+
+def reads(config: Config) -> Literal["text", "probability"]:
+    return config.judge.reads or ("probability" if config.judge.model is None else "text")
+
+
+def judge_of(config: Config, sampler: Sampler, renderer: Renderer) -> RubricJudge:
+    settings, bound = config.judge, Bound(config.judge.in_flight)
+    if reads(config) == "probability":
+        return ProbabilityJudge(sampler=sampler, renderer=renderer, bound=bound)
+    return TextJudge(
+        sampler=sampler,
+        renderer=renderer,
+        bound=bound,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        tries=settings.tries,
+        seed=config.seed,
+    )
 
 
 def train_judge(config: Config, path: Path, progress: Progress) -> str:
     """The handle of the last state of a judge of the small rubrics."""
     shared = {a.name: getattr(config, a.name) for a in attrs.fields(common.RunConfig)}
-    shared |= {"log_path": path, "export": "none"}
+    shared |= {"log_path": path, "export": "none", "evals": ()}
     chats = chat_sl.Config(
         **shared, data=("judged",), max_steps=config.judge.max_steps, test_size=64, num_epochs=9, learning_rate=2e-3
     )
@@ -178,8 +201,7 @@ def check(config: Config) -> Iterable[Any]:
     yield f"one prompt, {len(tokens)} tokens; the policy's own answers to it are trained:"
     yield model.tokenizer.decode(tokens)
     yield f"of each answer the judge is asked, for {len(group.row.items)} items:"
-    how = config.judge.reads or ("probability" if config.judge.model is None else "text")
-    yield question(group.row.prompt, Message.assistant("..."), group.row.items[0], how).text
+    yield question(group.row.prompt, Message.assistant("..."), group.row.items[0], reads(config)).text
     yield f"{len(problems)} prompts, {0 if test is None else len(test)} test prompts"
     if config.judge.model is None:
         yield f"a judge is trained first, in {config.judge.max_steps} steps"
@@ -205,5 +227,3 @@ def validate(config: Config) -> None:
         raise ConfigError("judge.reads=text: the judge trained here gives a probability; judge.model= names another")
     if (settings.backend, settings.base_url, settings.tokenizer) != (None, None, None):
         raise ConfigError("judge.backend, base_url and tokenizer are of a judge that is named: judge.model=MODEL")
-    if config.budget is not None:
-        raise ConfigError("budget= is of one run, and a judge that is trained first is another: judge.model= names one")

@@ -27,6 +27,7 @@ from tinsmith.recipes import chat_sl, common, math_rl, small_sets
 from tinsmith.recipes.common import RunConfig
 from tinsmith.recipes.shorter import Part
 from tinsmith.recipes.sources import NamedSet
+from tinsmith.workflows.teacher_answers import tokens_used
 
 SETS: Mapping[str, NamedSet] = {
     **chat_sl.SETS,
@@ -51,11 +52,7 @@ MADE_HERE = ("arithmetic", "recite")
 
 
 def check_teachers(
-    sources: Sequence[str],
-    teachers: Sequence[str],
-    settings: TeacherSettings,
-    budget: float | None,
-    made: Sequence[str] = MADE_HERE,
+    sources: Sequence[str], teachers: Sequence[str], settings: TeacherSettings, made: Sequence[str] = MADE_HERE
 ) -> None:
     """Refuse what does not fit together, before anything is loaded."""
     if not sources:
@@ -64,10 +61,6 @@ def check_teachers(
         raise ConfigError(f"{len(teachers)} teachers for {len(sources)} sources: give one for all, or one for each")
     if teachers:
         return
-    if budget is not None:
-        raise ConfigError(
-            "budget= is of one run, and a teacher that is trained first is another: teachers=MODEL names one"
-        )
     if unknown := [source for source in sources if source not in made]:
         raise ConfigError(
             f"no teacher is named, and one is trained here for {' and '.join(made)} alone: name the teacher of "
@@ -107,6 +100,16 @@ def open_teachers(
             handle = _train(source, config, root / f"teacher-{source}", progress)
             teachers.append(Teacher(student, common.open_state(open_, student, config, handle, "teacher")))
         yield teachers
+
+
+def left(config: RunConfig, root: Path, *, but: Path | None = None) -> float | None:
+    """What teachers trained below `root`, and their answers, left of the budget; `but`: what goes on, and counts for
+    itself."""
+    prices, files = common.spending(config).prices, bootstrap.local_files()
+    answers = {path.with_suffix(".jsonl") for path in root.glob("answers-*")} - {but}
+    besides = 0.0 if prices is None else sum(prices.cost(tokens_used(a.absolute(), files)) for a in answers)
+    trained = [path for path in sorted(root.glob("teacher-*")) if path != but]
+    return common.left(config, *trained, besides=besides)
 
 
 class Elsewhere(Protocol):

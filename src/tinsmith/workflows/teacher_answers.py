@@ -16,7 +16,8 @@ from typing import Any
 
 from attrs import frozen
 
-from tinsmith.domain.errors import ConfigError, DataError
+from tinsmith.domain.cost import Spending, Tokens
+from tinsmith.domain.errors import BudgetError, ConfigError, DataError
 from tinsmith.domain.messages import Conversation, Message
 from tinsmith.ports.files import FileSystem, exists, make_directories, read, write_atomic
 from tinsmith.ports.pending import DEADLINE_S, Pending
@@ -61,6 +62,8 @@ class Answers:
     kept: int
     left_out: Mapping[str, int]
     """Answers that were not kept, by why."""
+    tokens: Tokens
+    """What they took."""
 
 
 def ask(
@@ -73,22 +76,24 @@ def ask(
     of: str,
     files: FileSystem,
     progress: Progress,
+    spending: Spending = Spending(),  # noqa: B008 - frozen
 ) -> Answers:
     """Ask what was not asked yet, and write `path`; what was made of the same (`of`) stays. Raises DataError when there
-    is no answer to learn from."""
+    is no answer to learn from, BudgetError where the next question would exceed the budget."""
     about, part = path.with_suffix(".json"), path.with_suffix(".part")
     found = _about(files, about, path, of)
     if found is None:
         make_directories(files, path.parent)
         done = _done(files, part, of)
-        _go_on(sampler, renderer, questions, settings, part, done, files, progress)
-        lines = [json.loads(line) for line in read(files, part).splitlines()[1:]]
+        _go_on(sampler, renderer, questions, settings, part, done, files, progress, spending)
+        lines = _lines(read(files, part))
         rows = [row for line in lines for row in line["rows"]]
         left_out = sum((Counter(line["left_out"]) for line in lines), Counter[str]())
         write_atomic(files, path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode())
-        found = Answers(path=path, kept=len(rows), left_out=left_out)
-        write_atomic(files, about, json.dumps({"of": of, "kept": len(rows), "left_out": left_out}).encode() + b"\n")
+        told = {"of": of, "kept": len(rows), "left_out": left_out, **_tokens(lines).metrics()}
+        write_atomic(files, about, json.dumps(told).encode() + b"\n")
         files.remove(part)
+        found = _answers(path, told)
     for why, number in found.left_out.items():
         progress.note(f"{path.name}: {number} of {number + found.kept} answers {why} and were left out")
     if not found.kept:
@@ -96,26 +101,51 @@ def ask(
     return found
 
 
+def tokens_used(path: Path, files: FileSystem) -> Tokens:
+    """What the answers that are kept at `path`, or on their way there, took."""
+    if exists(files, path.with_suffix(".json")):
+        return Tokens.of_metrics(json.loads(read(files, path.with_suffix(".json"))))
+    part = path.with_suffix(".part")
+    return _tokens(_lines(_sound(read(files, part)))) if exists(files, part) else Tokens()
+
+
 def _about(files: FileSystem, about: Path, path: Path, of: str) -> Answers | None:
     if not (exists(files, about) and exists(files, path)):
         return None
     told = json.loads(read(files, about))
-    return Answers(path=path, kept=told["kept"], left_out=told["left_out"]) if told["of"] == of else None
+    return _answers(path, told) if told["of"] == of else None
 
 
-def _done(files: FileSystem, part: Path, of: str) -> int:
-    """Questions that were answered already; what a crash tore off is cut, and answers to others are removed."""
+def _answers(path: Path, told: Mapping[str, Any]) -> Answers:
+    return Answers(path=path, kept=told["kept"], left_out=told["left_out"], tokens=Tokens.of_metrics(told))
+
+
+def _sound(data: bytes) -> bytes:
+    """The whole lines before what a crash left: a torn line, or blocks of zeros, which JSON never holds."""
+    before = data.partition(b"\0")[0]
+    return before[: before.rfind(b"\n") + 1]
+
+
+def _lines(data: bytes) -> list[dict[str, Any]]:
+    """The answered questions."""
+    return [json.loads(line) for line in data.splitlines()[1:]]
+
+
+def _tokens(lines: Sequence[Mapping[str, Any]]) -> Tokens:
+    return sum((Tokens.of_metrics(line) for line in lines), Tokens())
+
+
+def _done(files: FileSystem, part: Path, of: str) -> list[dict[str, Any]]:
+    """The questions that were answered already; what a crash tore off is cut, and answers to others are removed."""
     head = json.dumps({"of": of}).encode() + b"\n"
     if exists(files, part):
-        # Of a torn line, or blocks of zeros, which JSON never holds, nothing is kept.
-        before = read(files, part).partition(b"\0")[0]
-        if before.startswith(head):
-            whole = before[: before.rfind(b"\n") + 1]
+        whole = _sound(read(files, part))
+        if whole.startswith(head):
             files.truncate(part, len(whole))
-            return whole.count(b"\n") - 1
+            return _lines(whole)
         files.remove(part)
     files.append(part, head)
-    return 0
+    return []
 
 
 def _go_on(
@@ -124,27 +154,45 @@ def _go_on(
     questions: Sequence[Question],
     settings: AskSettings,
     part: Path,
-    done: int,
+    before: Sequence[Mapping[str, Any]],
     files: FileSystem,
     progress: Progress,
+    spending: Spending,
 ) -> None:
     waiting: deque[tuple[Question, Any, Pending[SampleResult]]] = deque()
-    asked = kept = 0
+    done, spent = len(before), _tokens(before)
+    prices, budget = spending.prices, spending.budget
+    dearest = max((_tokens([line]) for line in before), key=lambda t: t.prefill + t.sample, default=Tokens())
 
     def take() -> None:
-        nonlocal kept, done
+        nonlocal done, spent, dearest
         question, prompt, pending = waiting.popleft()
         result = wait(pending, "the teacher's answer", settings.timeout_s)
         line = _line(question, prompt, result, renderer, settings)
         files.append(part, json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        done, kept = done + 1, kept + len(line["rows"])
+        done, used = done + 1, _tokens([line])
+        spent, dearest = spent + used, max(dearest, used, key=lambda t: t.prefill + t.sample)
         if done % settings.in_flight == 0 or done == len(questions):
             files.sync(part)
-        progress.update(done, len(questions), {"answers": float(kept)})
+        progress.doing("asking the teacher", done, len(questions))
 
-    for asked in range(done, len(questions)):
+    def after(more: int) -> float:
+        """Money that is spent when so many more are answered, each like the dearest so far."""
+        assert prices is not None
+        return prices.cost(spent) + more * prices.cost(dearest)
+
+    for asked in range(len(before), len(questions)):
         if len(waiting) == settings.in_flight:
             take()
+        if prices is not None and budget is not None:
+            while waiting and (not dearest.prefill or after(len(waiting) + 1) > budget):
+                take()  # then it is known what those cost
+            if after(1) > budget:
+                files.sync(part)
+                raise BudgetError(
+                    f"stopped by its budget: {done} answers took {prices.cost(spent):.6g} of the {budget:g} that were "
+                    "left. The same command with a larger budget= goes on"
+                )
         question = questions[asked]
         prompt = renderer.generation_prompt(question.asked.messages, tools=question.asked.tools).ids
         params = SamplingParams(
@@ -182,7 +230,8 @@ def _line(
         messages = [as_template_sees(m) for m in (*question.kept.messages, answer)]
         tools = [tool.definition for tool in question.kept.tools]
         rows.append({"messages": messages, **({"tools": tools} if tools else {})})
-    return {"rows": rows, "left_out": dict(left_out)}
+    used = Tokens(prefill=len(prompt), sample=sum(len(c.tokens) for c in result.completions))
+    return {"rows": rows, "left_out": dict(left_out), **used.metrics()}
 
 
 def pattern(text: str) -> re.Pattern[str]:
