@@ -86,7 +86,7 @@ class SamplerAPI(ModelAPI):  # type: ignore[misc]
         return ModelOutput(model=self.model_name, choices=choices, usage=usage)
 
     def _params(self, config: Any, prompt: Ints, max_tokens: int) -> SamplingParams:
-        key = prompt.tobytes()
+        key = hashlib.blake2b(prompt.tobytes(), digest_size=16).digest()
         again = self._asked[key]
         self._asked[key] += 1
         drawn = hashlib.blake2b(key, digest_size=8, key=f"{config.seed or 0}/{again}".encode()).digest()
