@@ -34,7 +34,17 @@ from tinsmith.rendering.given import messages_of
 from tinsmith.rendering.records import Hints, Origin, Parsed, Stop, Termination
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.tagged import Tags, read_answer, read_json_call
-from tinsmith.rendering.templates import BEGIN, END, GUARD, ChatTemplate, escaped, plain
+from tinsmith.rendering.template_texts import (
+    bridged,
+    index_after,
+    over_texts,
+    owners_by_start,
+    token_names,
+    unmarked,
+    where_apart,
+    with_content,
+)
+from tinsmith.rendering.templates import GUARD, ChatTemplate, escaped, plain
 from tinsmith.rendering.xml_calls import read_xml_call
 
 _THINK, _THOUGHT = "<think>", "</think>"
@@ -75,7 +85,7 @@ class HFTemplate(Renderer):
         if source is None:
             raise RenderError(f"tokenizer {tokenizer.name!r} has no chat template; hf_template needs one")
         day = Date.fromisoformat(date) if isinstance(date, str) else date
-        self._template = ChatTemplate(source, {**_token_names(tokenizer), **(variables or {})}, date=day)
+        self._template = ChatTemplate(source, {**token_names(tokenizer), **(variables or {})}, date=day)
         self.thinks, self.calls_tools = self._template.shows_thinking, self._template.shows_tools
         special = sorted(tokenizer.special_tokens, key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, special)) or r"(?!)")
@@ -159,7 +169,7 @@ class HFTemplate(Renderer):
             return None
         out = self._script(self.tokenizer)
         owners = self._owners(whole.text, messages, (), ask=True)
-        self._pieces(out, whole.text, owners, _index_after(whole.text, len(before)))
+        self._pieces(out, whole.text, owners, index_after(whole.text, len(before)))
         return np.concatenate([prompt, completion, out.render().ids])
 
     def _read(self, ids: Ints, hints: Hints) -> Parsed:
@@ -189,8 +199,8 @@ class HFTemplate(Renderer):
 
     def _lay_out(self, messages: tuple[Message, ...], same: tuple[_Same, ...], ask: bool) -> _Text:
         tools = [s.tool for s in same]
-        marked = self._template.render(messages, tools, ask=ask, guard=_over_texts(self._guarded))
-        text, inside = _unmarked(marked)
+        marked = self._template.render(messages, tools, ask=ask, guard=over_texts(self._guarded))
+        text, inside = unmarked(marked)
         return _Text(text, inside)
 
     def _guarded(self, text: str) -> str:
@@ -221,11 +231,11 @@ class HFTemplate(Renderer):
                 for p in message.content
                 if isinstance(p, TextPart | ThinkingPart)
             ]
-            veiled.append(_with_content(message, parts))
+            veiled.append(with_content(message, parts))
         if len(words) > _LAST_WORD - _FIRST_WORD:
             return None
         try:
-            template, _ = _unmarked(self._template.render(veiled, tools, ask=ask, guard=_over_texts(self._guarded)))
+            template, _ = unmarked(self._template.render(veiled, tools, ask=ask, guard=over_texts(self._guarded)))
         except RenderError:
             return None
         pieces: list[str] = []
@@ -235,7 +245,7 @@ class HFTemplate(Renderer):
             word, owner = words[number] if 0 <= number < len(words) else (c, -1)
             pieces.append(word)
             owners += [owner] * len(word)
-        return _bridged(text, owners) if "".join(pieces) == text else None
+        return bridged(text, owners) if "".join(pieces) == text else None
 
     # Text to pieces.
 
@@ -278,7 +288,7 @@ class HFTemplate(Renderer):
             if last:
                 raise RenderError(
                     f"message {i} cannot be trained: the chat template writes the finished answer otherwise than its "
-                    f"prompt begins it ({_where_apart(until, prompt)})"
+                    f"prompt begins it ({where_apart(until, prompt)})"
                 )
             return None
         begin, end = len(prompt), len(until)
@@ -314,7 +324,7 @@ class HFTemplate(Renderer):
             if owners is None or not any(owners[n] >= 0 for n in range(m.start(), m.end()))
         }
         sampled = {n: i for i, begin, end in answers for n in range(begin, end)}
-        owner_from = _owner_from(owners, answers, starts or {})
+        owner_from = owners_by_start(owners, answers, starts or {})
         at, run, kind = start, start, None
         message = -1
 
@@ -364,107 +374,6 @@ class _Same:
 
     def __hash__(self) -> int:
         return hash(self.tool.name)
-
-
-def _over_texts(change: Callable[[str], str]) -> Callable[[Any], Any]:
-    """`change` applied to every text in a value, roles excepted."""
-
-    def walk(value: Any) -> Any:
-        if isinstance(value, str):
-            return change(value)
-        if isinstance(value, Mapping):
-            return {k if not isinstance(k, str) else change(k): walk(v) for k, v in value.items()}
-        return [walk(v) for v in value] if isinstance(value, list | tuple) else value
-
-    return walk
-
-
-def _with_content(message: Message, parts: list[TextPart | ThinkingPart]) -> Message:
-    return Message(
-        message.role,
-        tuple(parts),
-        tool_calls=message.tool_calls,
-        unparsed_tool_calls=message.unparsed_tool_calls,
-        tool_call_id=message.tool_call_id,
-        name=message.name,
-    )
-
-
-def _unmarked(text: str) -> tuple[str, tuple[bool, ...]]:
-    if BEGIN not in text:
-        return text, (False,) * len(text)
-    plain: list[str] = []
-    inside: list[bool] = []
-    on = False
-    for c in text:
-        if c in (BEGIN, END):
-            on = c == BEGIN
-        else:
-            plain.append(c)
-            inside.append(on)
-    return "".join(plain), tuple(inside)
-
-
-def _bridged(text: str, owners: list[int]) -> tuple[int, ...]:
-    """White space between words of one message is its own too."""
-    last = -1
-    for n, owner in enumerate(owners):
-        if owner >= 0:
-            if last >= 0 and owners[last] == owner and text[last + 1 : n].isspace():
-                owners[last + 1 : n] = [owner] * (n - last - 1)
-            last = n
-    return tuple(owners)
-
-
-def _owner_from(
-    owners: Sequence[int] | None, answers: Sequence[tuple[int, int, int]], known: Mapping[int, int]
-) -> dict[int, int]:
-    """From which character on which message owns what the template writes: from where it starts, where that is known,
-    else from its first word or its answer."""
-    starts: dict[int, int] = {}
-    for n, owner in enumerate(owners or ()):
-        if owner >= 0:
-            starts.setdefault(owner, n)
-    for i, begin, _ in answers:
-        starts.setdefault(i, begin)
-    starts |= known
-    out: dict[int, int] = {}
-    least = -1
-    for i in sorted(starts):
-        if starts[i] > least:
-            out[starts[i]] = i
-            least = starts[i]
-    return out
-
-
-def _index_after(text: str, characters: int) -> int:
-    """Index in a guarded text after what stands for so many characters."""
-    at = characters
-    while len(plain(text[:at])) < characters:
-        at += 1
-    return at
-
-
-def _where_apart(a: str, b: str) -> str:
-    n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    return f"{plain(a[max(n - 20, 0) : n + 20])!r} for {plain(b[max(n - 20, 0) : n + 20])!r}"
-
-
-def _token_names(tokenizer: Tokenizer) -> dict[str, str]:
-    """`bos_token` and the like, as the tokenizer's settings name them, or as its ids say."""
-    text_of = {id: text for text, id in tokenizer.special_tokens.items()}
-    names: dict[str, str] = {}
-    if tokenizer.bos_id is not None and tokenizer.bos_id in text_of:
-        names["bos_token"] = text_of[tokenizer.bos_id]
-    if tokenizer.eos_ids:
-        names["eos_token"] = text_of[tokenizer.eos_ids[0]]
-    settings = getattr(tokenizer, "config", None)  # of tokenizers in Hugging Face form
-    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        value = settings.get(key) if isinstance(settings, Mapping) else None
-        value = value.get("content") if isinstance(value, Mapping) else value
-        if isinstance(value, str):
-            names[key] = value
-    return names
 
 
 def _read_call(text: str, hints: Hints) -> ToolCall | UnparsedToolCall:
