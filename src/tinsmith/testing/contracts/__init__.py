@@ -18,6 +18,7 @@ _SUITES = (
     "data",
     "files",
     "grader",
+    "gradients",
     "renderer",
     "runlog",
     "sampler",
