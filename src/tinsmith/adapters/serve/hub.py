@@ -15,8 +15,9 @@ from attrs import evolve
 from tinsmith.adapters.serve import names
 from tinsmith.adapters.serve.futures import Futures, Rate
 from tinsmith.adapters.serve.outcome import HttpError, Outcome, failure, ok
+from tinsmith.adapters.serve.records import Checkpoint, Model, SamplingSession
 from tinsmith.adapters.serve.sampling import Samplers, Sampling
-from tinsmith.adapters.serve.store import Checkpoint, Model, SamplingSession, Store
+from tinsmith.adapters.serve.store import Store
 from tinsmith.adapters.serve.training import TrainingRun
 from tinsmith.domain.errors import CapabilityError, ConfigError, JournalError
 from tinsmith.ports.engine import Engine

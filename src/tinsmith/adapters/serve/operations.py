@@ -12,7 +12,8 @@ from attrs import evolve, frozen
 
 from tinsmith.adapters.serve import encryption, names
 from tinsmith.adapters.serve.outcome import PROTOBUF, Outcome, ok
-from tinsmith.adapters.serve.store import Checkpoint, Model, SamplingSession, Store
+from tinsmith.adapters.serve.records import Checkpoint, Model, SamplingSession
+from tinsmith.adapters.serve.store import Store
 from tinsmith.domain import losses
 from tinsmith.domain.errors import CapabilityError, ConfigError, NonFiniteError, TrainingError
 from tinsmith.ports.pending import Pending

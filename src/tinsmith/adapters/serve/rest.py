@@ -18,7 +18,7 @@ from tinsmith.adapters.serve import names
 from tinsmith.adapters.serve.handlers import Routes, answer, taking
 from tinsmith.adapters.serve.hub import Hub
 from tinsmith.adapters.serve.outcome import HttpError
-from tinsmith.adapters.serve.store import KINDS, Checkpoint, Model
+from tinsmith.adapters.serve.records import KINDS, Checkpoint, Model
 from tinsmith.wire import requests
 
 LINK_S = 3600

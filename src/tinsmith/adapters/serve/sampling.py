@@ -12,7 +12,8 @@ from attrs import define
 
 from tinsmith.adapters.serve.futures import Futures
 from tinsmith.adapters.serve.outcome import PROTOBUF, BusyError, HttpError, Outcome, failure
-from tinsmith.adapters.serve.store import SamplingSession, Store
+from tinsmith.adapters.serve.records import SamplingSession
+from tinsmith.adapters.serve.store import Store
 from tinsmith.domain.errors import JournalError
 from tinsmith.domain.tokens import Floats, floats, ints
 from tinsmith.ports.engine import Engine

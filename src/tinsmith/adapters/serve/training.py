@@ -12,7 +12,8 @@ from attrs import evolve
 from tinsmith.adapters.serve.futures import Futures
 from tinsmith.adapters.serve.operations import Operations, Submitted
 from tinsmith.adapters.serve.outcome import BusyError, HttpError, Outcome, failure
-from tinsmith.adapters.serve.store import Model, Store
+from tinsmith.adapters.serve.records import Model
+from tinsmith.adapters.serve.store import Store
 from tinsmith.domain.errors import JournalError, TrainingError
 from tinsmith.ports.engine import Engine
 from tinsmith.ports.sampler import Sampler

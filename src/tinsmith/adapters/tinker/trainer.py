@@ -17,16 +17,15 @@ from tinsmith.adapters.tinker.data import LOSSES, NamedLoss, datums, evaluated, 
 from tinsmith.adapters.tinker.errors import status_of, translated, was_lost
 from tinsmith.adapters.tinker.sampler import TinkerSampler
 from tinsmith.adapters.tinker.service import Service
-from tinsmith.adapters.tinker.work import Lane, Task, Work, in_thread
+from tinsmith.adapters.tinker.trained import TrainedModel, not_carried_out
+from tinsmith.adapters.tinker.work import Lane, Work, failing, in_thread
 from tinsmith.domain.datums import Batch
 from tinsmith.domain.errors import (
-    CancelledWorkError,
     CapabilityError,
     ConfigError,
     DeadlineError,
     NonFiniteError,
     ShapeError,
-    TinsmithError,
     TrainingError,
 )
 from tinsmith.domain.tokens import Floats, floats
@@ -47,24 +46,6 @@ T = TypeVar("T")
 
 ALPHA = 32.0
 """Scale of the adapters of every server: the protocol has no place for another."""
-
-
-class _Model:
-    """A model at the server, of which a trainer has one after the other. Results of an earlier one, which may come
-    late, say nothing of the next."""
-
-    def __init__(self, client: Any = None, steps: int = 0) -> None:
-        self.client = client
-        """The SDK's; None until the server has made the model."""
-        self.steps = steps
-        """Optimizer steps sent."""
-        self.failure: BaseException | None = None
-        """What the first work that failed raised."""
-        self.unusable: TinsmithError | None = None
-        """Why it can no longer be used at all."""
-        self.last: concurrent.futures.Future[None] = concurrent.futures.Future()
-        """Done when the last work that moves gradients or weights is over."""
-        self.last.set_result(None)
 
 
 class TinkerTrainer:
@@ -104,7 +85,7 @@ class TinkerTrainer:
         self._info = ModelInfo(name=model, vocab_size=vocab_size, context=context, num_parameters=0, num_trained=0)
         self._capabilities = TrainerCapabilities(losses=LOSSES, deterministic=deterministic, soft_targets=True)
         self._lane = Lane(f"tinker {model}", service.driver, service.timeout)
-        self._state = _Model()
+        self._state = TrainedModel()
         self._compared = False
         self._making: concurrent.futures.Future[Any] | None = None
         self._lock = threading.Lock()
@@ -176,7 +157,7 @@ class TinkerTrainer:
             accumulated, self._accumulated = self._accumulated, False
             failed = self._state.failure is not None
         if not accumulated and not failed:
-            return _failed(
+            return failing(
                 TrainingError("no gradient since the last optimizer step: call forward_backward or backward first")
             )
 
@@ -198,7 +179,7 @@ class TinkerTrainer:
                 model.steps += 1
             return future, (model, model.steps)
 
-        def finish(response: Any, sent: tuple[_Model, int]) -> OptimResult:
+        def finish(response: Any, sent: tuple[TrainedModel, int]) -> OptimResult:
             model, step = sent
             metrics = _optim_metrics(response.metrics or {})
             metrics.pop("optim/step", None)
@@ -227,7 +208,7 @@ class TinkerTrainer:
         model.last = over
         try:
             if model.failure is not None:
-                raise _not_carried_out(model.failure)
+                raise not_carried_out(model.failure)
             future, extra = start()
             try:
                 value = yield from self._sent(future)
@@ -236,13 +217,13 @@ class TinkerTrainer:
                     model.steps -= steps
                 yield before  # the first failure is the one to tell of
                 if model.failure is not None:
-                    raise _not_carried_out(model.failure) from error
+                    raise not_carried_out(model.failure) from error
                 raise
             yield before
             if model.failure is not None:
                 if steps:
                     model.unusable = TrainingError("the server took an optimizer step although work before it failed")
-                raise _not_carried_out(model.failure)
+                raise not_carried_out(model.failure)
             return finish(value, extra)
         except Exception as error:
             if model.failure is None:
@@ -292,7 +273,7 @@ class TinkerTrainer:
                 client = self._made(load(handle))
             except Exception as error:
                 raise checkpoints.lost(handle, error) from error
-            self._state = _Model(client, checkpoints.steps_of(handle) if optimizer else 0)
+            self._state = TrainedModel(client, checkpoints.steps_of(handle) if optimizer else 0)
             return None
             yield
 
@@ -397,20 +378,6 @@ class TinkerTrainer:
             raise DeadlineError(f"the server made no model within {self._service.timeout:g} s") from error
         finally:
             self._making = None
-
-
-def _not_carried_out(failure: BaseException) -> TinsmithError:
-    if isinstance(failure, CancelledWorkError):
-        return failure
-    error = TrainingError(f"not carried out, since earlier work failed: {failure}")
-    error.__cause__ = failure
-    return error
-
-
-def _failed(error: TinsmithError) -> Pending[Any]:
-    task = Task(lambda: (_ for _ in ()))
-    task.fail(error)
-    return Pending(task.future)
 
 
 def _optim_metrics(given: Mapping[str, float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 from tinsmith.adapters.tinker.errors import translated
-from tinsmith.domain.errors import CancelledWorkError, DeadlineError
+from tinsmith.domain.errors import CancelledWorkError, DeadlineError, TinsmithError
 from tinsmith.ports.pending import Pending
 
 T = TypeVar("T")
@@ -192,3 +192,9 @@ class Lane:
             self._queue.put_nowait(None)
         except queue.Full:  # the tasks that fill it are cancelled, so there is room soon
             self._queue.put(None, timeout=self._timeout)
+
+
+def failing(error: TinsmithError) -> Pending[Any]:
+    task = Task(lambda: (_ for _ in ()))
+    task.fail(error)
+    return Pending(task.future)
