@@ -77,11 +77,12 @@ def assert_same_metrics(a: list[dict], b: list[dict]) -> None:
 SL = ["sl-basic", "batch_size=3", "max_steps=5", "test_size=3", "eval_every=2", "checkpoints.every=2", "seed=5"]
 RL = ["rl-basic", "groups_per_batch=6", "max_steps=3", "test_size=6", "checkpoints.rolling_every=1", "seed=7"]
 CHAT = ["chat-sl", "batch_size=4", "max_steps=3", "max_rows=40", "test_size=4", "eval_every=2", "seed=5"]
+EVALS = ["evals=arithmetic", "evaluation.size=4", "evaluation.n=2"]
 RUNS = {
     "chat": CHAT,
     "dpo": ["dpo", "batch_size=4", "max_steps=3", "max_rows=60", "test_size=4", "eval_every=1", "seed=5"],
     "ipo": ["dpo", "loss=ipo", "batch_size=4", "max_steps=2", "max_rows=60", "test_size=4", "num_epochs=2"],
-    "sl": SL,
+    "sl": [*SL, *EVALS],
     "sl all options": [
         *SL,
         "reduction=sequence_mean",
@@ -89,7 +90,7 @@ RUNS = {
         "adam.grad_clip_norm=1",
         "lora.mlp=false",
     ],
-    "rl": [*RL, "kl_penalty_coef=0.1", "compute_post_kl=true", "eval_every=1"],
+    "rl": [*RL, "kl_penalty_coef=0.1", "compute_post_kl=true", "eval_every=1", *EVALS],
     "math": ["math-rl", "groups_per_batch=4", "max_steps=2", "test_size=4", "fewshot=true", "seed=3"],
     "teachers": [
         *("multi-teacher-distillation", "teachers=tiny", "groups_per_batch=4", "max_steps=2", "test_size=4", "seed=3"),
@@ -124,6 +125,15 @@ def test_a_run_is_that_of_the_embedded_engine_bit_for_bit(words: list[str], url:
         path = Path(here_at, "rollouts", f"{name}.jsonl")
         if path.exists():
             assert path.read_bytes() == Path(there_at, "rollouts", f"{name}.jsonl").read_bytes()
+    found, other = (  # problems come off in any order
+        {
+            path.relative_to(at): sorted(path.read_bytes().splitlines())
+            for path in Path(at).glob("evals/*/*/trajectories.jsonl")
+        }
+        for at in (here_at, there_at)
+    )
+    assert found == other
+    assert bool(found) == ("evals=arithmetic" in words)
     here, there = (Path(run, "final", "adapter_model.safetensors").read_bytes() for run in (here_at, there_at))
     assert here == there
 

@@ -110,6 +110,8 @@ class SupervisedLoop:
         self._evaluators = evaluators
         self._total = 0
         self._clock = 0.0
+        self._evaluating = 0.0
+        """Seconds that evaluators took for the step that is finished next."""
 
     def run(self) -> Mapping[str, float]:
         """The metrics of the last step and of the final evaluation.
@@ -239,6 +241,8 @@ class SupervisedLoop:
         found = {**self._evaluation(item.step, item.final), **self._measured(item, final=True)}
         metrics.update({f"final/{name}": value for name, value in found.items()})
         metrics.update(self._meter.late(item.used))
+        if self._evaluating:
+            metrics["time/evaluation"], self._evaluating = self._evaluating, 0.0
         self._directory.record_step(item.step, metrics, datums=batch_digest(item.batch))
         if item.saved is not None and item.keep is not None:
             record_save(self._directory, item.keep, item.step + 1, item.saved, self._cursor(item.end), timeout)
@@ -258,7 +262,8 @@ class SupervisedLoop:
             _close_when_made(policy)
         took = time.monotonic() - began
         self._clock += took
-        return {**found, "time/evaluation": took}
+        self._evaluating += took
+        return found
 
     def _evaluation(self, step: int, submitted: Sequence[Pending[TrainResult]]) -> Mapping[str, float]:
         try:
