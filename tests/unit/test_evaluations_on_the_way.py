@@ -168,3 +168,18 @@ def test_an_evaluation_shows_its_progress(monkeypatch: pytest.MonkeyPatch) -> No
     assert cli.main([*RL, *EVALS, "log_path=r"]) == 0
     assert ("loading the problems of arithmetic", 0, None) in seen
     assert [done for what, done, total in seen if (what, total) == ("evaluating arithmetic", 6)] == [*range(1, 7)] * 3
+
+
+@pytest.mark.parametrize("recipe", [RL, SL], ids=["rl", "sl"])
+def test_check_says_what_they_take_and_what_is_wrong_with_them(
+    recipe: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evals=arithmetic", "evaluation.size=1000", "evaluation.n=2", "eval_every=1", "prices=0,1,0"]
+    assert cli.main(["check", *recipe, *words]) == 0
+    said = capsys.readouterr().out
+    times = 4
+    assert f"arithmetic: 1000 problems, 2 attempts each of at most 8 tokens, measured {times} times" in said
+    cost = float(said.partition("it would cost about ")[2].split(" ")[0])
+    assert times * 1000 * 2 * 8 / 1e6 <= cost < times * 1000 * 2 * 8 / 1e6 + 0.001
+    assert cli.main(["check", *recipe, "evals=gsm8k", "evaluation.data.gsm8k=nowhere.jsonl"]) == 2
+    assert "nowhere.jsonl" in capsys.readouterr().err

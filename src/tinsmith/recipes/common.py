@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,8 +19,9 @@ from tinsmith.domain.cost import Prices, Spending, Tokens
 from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import BudgetError, ConfigError
 from tinsmith.domain.schedules import Schedule
+from tinsmith.envs.base import ProblemSource
 from tinsmith.ports.pending import DEADLINE_S
-from tinsmith.ports.progress import Progress
+from tinsmith.ports.progress import Progress, Silent
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import Trainer
@@ -255,6 +257,39 @@ def evaluators(config: RunConfig, model: Model, progress: Progress) -> Iterator[
             seed=config.seed,
             timeout_s=config.timeout_s,
         )
+
+
+TRIED = 16
+"""Problems of a benchmark whose prompts `check` measures."""
+
+
+def evaluations(config: RunConfig, model: Model, times: int) -> Generator[str, None, Tokens]:
+    """What `check` says of `evals=`; gives the tokens of so many evaluations, if every attempt is as long as it may."""
+    used = Tokens()
+    with evaluators(config, model, Silent()) as made:
+        for evaluator in made:
+            number, samples = len(evaluator.problems), evaluator.settings.samples
+            most = evaluator.settings.limits.max_tokens
+            yield (
+                f"{evaluator.name}: {number} problems, {samples} attempt{'s' * (samples != 1)} each of at most {most} "
+                f"tokens, measured {times} time{'s' * (times != 1)}"
+            )
+            prompts = asyncio.run(_prompts(evaluator.problems, min(number, TRIED)))
+            read = number * sum(prompts) / len(prompts)
+            used = used + Tokens(prefill=times * read, sample=times * number * samples * most)
+    return used
+
+
+async def _prompts(problems: ProblemSource, number: int) -> list[int]:
+    """Tokens of the first prompts."""
+    lengths = []
+    for i in range(number):
+        (env,) = problems[i].make(1)
+        try:
+            lengths.append(len((await env.reset()).tokens))
+        finally:
+            await env.close()
+    return lengths
 
 
 def evaluated(directory: RunDirectory, progress: Progress) -> None:

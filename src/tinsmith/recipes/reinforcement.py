@@ -212,7 +212,8 @@ def forecast(
         sample=(episodes + tests) * answer,
         train=trained * (length + answer) * (1 if config.loss.name != "gspo" else 2),
     )
-    yield from common.forecast(config, used)
+    measured = yield from common.evaluations(config, model, evaluations)
+    yield from common.forecast(config, used + measured)
 
 
 def _tried(config: RLConfig, model: Model, problems: ProblemSource) -> tuple[float, int]:

@@ -128,4 +128,6 @@ def forecast(
         seen += min(config.batch_size, len(data) - seen % len(data))
     yield common.estimate(model, config, steps, seen * tokens)
     evaluations = 1 + (-(-steps // config.eval_every) if config.eval_every else 0)
-    yield from common.forecast(config, Tokens(train=seen * tokens, prefill=test_tokens * evaluations + seen * read))
+    measured = yield from common.evaluations(config, model, evaluations)
+    used = Tokens(train=seen * tokens, prefill=test_tokens * evaluations + seen * read)
+    yield from common.forecast(config, used + measured)
