@@ -48,7 +48,8 @@ HOST = ("bin", "sbin", "lib", "lib64", "lib32", "libx32", "usr")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime")
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
-_OWN = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", re.MULTILINE)
+_OWN = re.compile(rb"^Rss(?:Anon|Shmem):\s+(\d+) kB", re.MULTILINE)
+"""Bytes: a process may call itself what is no text."""
 
 libc: Any = ctypes.CDLL(None, use_errno=True)
 
@@ -264,7 +265,7 @@ def _resident() -> int:
     total = 0
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/status") as file:
+            with contextlib.suppress(OSError), open(f"/proc/{name}/status", "rb") as file:
                 total += sum(int(kilobytes) for kilobytes in _OWN.findall(file.read()))
     return total << 10
 

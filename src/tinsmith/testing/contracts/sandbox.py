@@ -180,6 +180,14 @@ class SandboxContract:
             assert not ran.ok
             assert self.one(sandbox, "print('well')").stdout == b"well\n"
 
+    def test_a_program_of_any_name_ends_as_it_would_with_another(self) -> None:
+        """A process may call itself what is no text: whoever looks at it must not mind."""
+        source = (
+            "import ctypes, time\nctypes.CDLL(None).prctl(15, b'\\xff\\xfe', 0, 0, 0)\ntime.sleep(0.3)\nprint('well')"
+        )
+        with self.make() as sandbox:
+            assert self.one(sandbox, source).stdout == b"well\n"
+
     @pytest.mark.parametrize("more", ["", ", start_new_session=True, stdout=subprocess.DEVNULL"])
     def test_a_daemon_does_not_outlive_its_run(self, more: str) -> None:
         marker = f"daemon-{uuid.uuid4().hex}"
