@@ -36,6 +36,9 @@ DOUBLES = CodeProblem(
     question="Double it.",
     tests=tuple(CodeTest(TestKind.CALL, json.dumps([x]), (json.dumps([x, x]),), "twice") for x in (1, "a")),
 )
+POWER = CodeProblem(id="power", question="a^b mod m.", tests=(CodeTest(TestKind.STDIN, "3 -1 7\n", ("5\n",)),))
+"""What is imported for a program hides none of its builtins: math has a pow of its own."""
+LONG = CodeProblem(id="long", question="10^5000", tests=(CodeTest(TestKind.STDIN, "", ("1" + "0" * 5000,)),))
 ASSERTS = CodeProblem(
     id="asserts", question="Square.", tests=(CodeTest(TestKind.ASSERT, "assert square(3) == 9\nassert square(2) == 4"),)
 )
@@ -67,6 +70,8 @@ def judged(sandbox, problem, program, seconds=5.0):
         (ADDS, "def main():\n    print(sum(map(int, open(0).read().split())))\nif __name__ == '__main__': main()"),
         (ADDS, f"import threading\nthreading.Thread(target=lambda: {SOLVES}).start()"),
         (ADDS, "print(sum(map(int, input().split())), end='.0')"),
+        (POWER, "print(pow(*map(int, input().split())))"),
+        (LONG, "print(10**5000)"),
         (LETTERS, "print(input()[::-1])"),
         (DOUBLES, "def twice(x): return (x, x)"),
         (

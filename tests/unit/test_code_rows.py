@@ -148,6 +148,17 @@ def test_a_problem_of_huge_tests_is_left_out_and_that_is_said(monkeypatch):
     assert "1 problems" in notes[0]
 
 
+@pytest.mark.parametrize(("most", "size"), [("MAX_OUTPUT", 11), ("MAX_OUTPUTS", 6)])
+def test_a_problem_whose_right_outputs_are_more_than_a_program_may_write_is_left_out(monkeypatch, most, size):
+    """Else no program could ever be right."""
+    monkeypatch.setattr(f"tinsmith.envs.code.{most}", 10)
+    notes = []
+    tests = [{**STDIN[0], "output": "1" * size}] * 2
+    rows = [{"problem": "a", "tests": [{**STDIN[0], "output": "1"}]}, {"problem": "b", "tests": tests}]
+    assert [p.question for p in read_code(MemorySource(rows), note=notes.append)] == ["a"]
+    assert "1 problems" in notes[0]
+
+
 def test_the_small_set_is_the_same_each_time_and_its_tests_hide_no_solution():
     one, two = (read_code(small_code.PROBLEMS) for _ in range(2))
     assert one == two

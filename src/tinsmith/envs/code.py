@@ -30,6 +30,8 @@ MAX_OUTPUT = 4 << 20
 """Bytes that a test may make a program write."""
 MAX_INPUT = 48 << 20
 """Characters of all inputs of a problem's tests."""
+MAX_OUTPUTS = LIMITS.output_bytes // 2
+"""Bytes of all right outputs of a problem's tests, as the driver says them."""
 WALL = 3
 """Seconds of wall clock to a second of processor time: what a busy machine may cost."""
 SPARE_S = 5.0
@@ -282,21 +284,34 @@ def read_code(
     rows: DatasetSource, *, tag: str = "code", note: Callable[[str], object] = lambda _: None
 ) -> list[CodeProblem]:
     """The problems of a source, whichever layout its rows have (`domain.code_rows`). One whose tests have more than
-    MAX_INPUT characters of input is left out, and that is noted. Raises DataError with the line of a row that is none.
+    MAX_INPUT characters of input, or ask for more output than a program may write, is left out, and that is noted.
+    Raises DataError with the line of a row that is none.
     """
     problems = []
     large = 0
     for line, row in enumerate(rows, 1):
         problem = code_problem(row, source=rows.name, line=line, tag=tag)
-        if sum(len(test.input) for test in problem.tests) > MAX_INPUT:
+        if _large(problem):
             large += 1
         else:
             problems.append(problem)
     if large:
-        note(f"{rows.name}: {large} problems have more than {MAX_INPUT:,} characters of input and were left out")
+        note(
+            f"{rows.name}: {large} problems were left out: their tests have more than {MAX_INPUT:,} characters of "
+            f"input, or right outputs of more than {MAX_OUTPUT:,} bytes, {MAX_OUTPUTS:,} together"
+        )
     if not problems:
         raise DataError("there is no problem in it", source=rows.name)
     return problems
+
+
+def _large(problem: CodeProblem) -> bool:
+    given = [test.outputs[0] for test in problem.tests if test.outputs]
+    return (
+        sum(len(test.input) for test in problem.tests) > MAX_INPUT
+        or any(len(output.encode("utf-8", "replace")) > MAX_OUTPUT for output in given)
+        or sum(len(json.dumps(output)) - 2 for output in given) > MAX_OUTPUTS
+    )
 
 
 @lru_cache(maxsize=1)
