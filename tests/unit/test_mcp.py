@@ -20,7 +20,7 @@ import pytest
 from tinsmith import bootstrap, rendering
 from tinsmith.cli import main
 from tinsmith.domain.errors import ConfigError, DeadlineError, WorldError
-from tinsmith.domain.messages import Message
+from tinsmith.domain.messages import Message, ToolCall
 from tinsmith.envs.message import RenderedEnv
 from tinsmith.envs.tools import Graded, ToolBox, ToolEnv, served_tools, tool
 from tinsmith.ports.tools import ToolReply, ToolServer
@@ -70,6 +70,14 @@ server.run()
 '''
 
 
+WRONG = [
+    ("refuse", r'{"why": "half: \ud800"}'),
+    ("refuse", r'{"why": "so", "\ud800": 1}'),
+    ("add", '{"x": ' + "[" * 400 + "]" * 400 + "}"),
+    ("add", '{"x": NaN}'),
+]
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     path = tmp_path_factory.mktemp("mcp") / "server.py"
@@ -93,6 +101,16 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_no_arguments_of_a_model_end_the_server(program: list[str]) -> None:
+    """What it keeps is everybody's: a call that it cannot read is the model's mistake alone."""
+    with opened(program) as server:
+        box, process = ToolBox(served_tools(server)), call(server, "pid").text
+        for name, arguments in WRONG:
+            said, _ = asyncio.run(box.call(ToolCall(name, arguments)))
+            assert said.text.startswith("error: ")
+            assert call(server, "pid").text == process
 
 
 def test_tools_have_their_schema_answer_and_end_with_the_server(program: list[str]) -> None:

@@ -20,6 +20,9 @@ from tinsmith.domain.messages import Message, Tool, ToolCall
 from tinsmith.envs.message import MessageStep
 from tinsmith.ports.tools import ToolServer
 
+MAX_DEPTH = 64
+"""Lists and objects of arguments in each other."""
+
 _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -151,6 +154,20 @@ def _said(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _sound(value: Any, depth: int = 0) -> Any:
+    """Arguments as any tool can take them: JSON can write halves of surrogate pairs, which no text can hold, and lists
+    in lists that no server reads."""
+    if depth > MAX_DEPTH:
+        raise ToolError(f"the arguments hold more than {MAX_DEPTH} lists or objects in each other")
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_sound(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {_sound(key): _sound(item, depth + 1) for key, item in value.items()}
+    return value
+
+
 def served_tools(server: ToolServer) -> tuple[ToolFunction, ...]:
     """The tools of a server, such as `bootstrap.open_mcp` opens. What it refuses is told to the model; that it fails,
     or is gone, is the world's failure. A server that keeps something between calls keeps it between episodes too: open
@@ -221,7 +238,7 @@ class ToolBox:
             raise ToolError(f"the arguments of {call.name} are no JSON: {error}") from None
         if not isinstance(arguments, dict):
             raise ToolError(f"the arguments of {call.name} must be an object, not {_said(arguments)}")
-        given = function.convert(arguments)
+        given = function.convert(_sound(arguments))
         try:
             async with asyncio.timeout(self.timeout_s):
                 if inspect.iscoroutinefunction(function.function):
