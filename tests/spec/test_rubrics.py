@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 
 from reference.strategies import numbers
 from tinsmith import rendering
-from tinsmith.domain.errors import ConfigError, DataError, JudgeError
+from tinsmith.domain.errors import ConfigError, DataError, JudgeError, ShapeError
 from tinsmith.domain.messages import Conversation, Message
 from tinsmith.domain.rubrics import LONGEST, NO, YES, RubricItem, RubricRow, question, rubric_from_row, total
-from tinsmith.domain.tokens import Ints
+from tinsmith.domain.tokens import Floats, Ints
 from tinsmith.envs import rubric
 from tinsmith.envs.rubric import Bound, ProbabilityJudge, RubricGroup, RubricTask, TextJudge
 from tinsmith.ports.pending import Pending
@@ -252,6 +252,30 @@ def test_a_judge_of_nonsense_gives_no_reward_at_all() -> None:
     assert none.lost_groups == 2
     with pytest.raises(JudgeError, match="no score for 'It "):
         answers(texts(lambda *_: "Well, well."), min_share=None)
+
+
+class Narrow(ScriptedSampler):
+    """A prompt that does not fit is the caller's mistake, as with every sampler, and would stop the run."""
+
+    def sample(self, prompt: Ints, params: SamplingParams, n: int = 1) -> Pending[SampleResult]:
+        if len(prompt) >= self.context:
+            raise ShapeError(f"{len(prompt)} tokens")
+        return super().sample(prompt, params, n)
+
+    def score(self, tokens: Ints) -> Pending[Floats]:
+        if len(tokens) > self.context:
+            raise ShapeError(f"{len(tokens)} tokens")
+        return super().score(tokens)
+
+
+@pytest.mark.parametrize("kind", [TextJudge, ProbabilityJudge])
+def test_an_answer_that_leaves_its_judge_no_room_stops_no_run(kind: Any) -> None:
+    """How long an answer is, and how long it gets when it is quoted, is the policy's choice."""
+    narrow = Narrow(TOKENIZER, lambda *_: "<score>1</score>", context=200)
+    judge = kind(sampler=narrow, renderer=RENDERER, bound=Bound(2))
+    found = answers(judge, policy="\n" * 14)
+    assert [len(g.episodes) for g in found] == [1, 1], "the shorter answer of each two"
+    assert found.errors["JudgeError"] >= 2
 
 
 class Slow(ScriptedSampler):

@@ -10,7 +10,7 @@ import pytest
 
 from tinsmith.bootstrap import load_model
 from tinsmith.domain.comparisons import Comparison
-from tinsmith.domain.errors import DataError, WorldError
+from tinsmith.domain.errors import DataError, JudgeError, WorldError
 from tinsmith.domain.messages import Conversation, Message
 from tinsmith.envs.preference import ComparedGroup, ComparedTask, Judge, ModelJudge, ShorterIsBetter, prompt_of
 from tinsmith.rendering import get
@@ -106,6 +106,15 @@ def test_the_model_judge_is_a_probability_and_its_place_cancels() -> None:
     assert one == same
     assert 0 < one < 1
     assert 0 < two < 1
+
+
+def test_answers_that_leave_the_judge_no_room_are_the_judges_failure() -> None:
+    model = load_model("tiny", threads=1)
+    with model.sampler() as sampler:
+        long = ("x" * 2 * sampler.context, "a")
+        judge = ModelJudge(sampler, model.renderer)
+        with pytest.raises(JudgeError, match="context"):
+            asyncio.run(judge.compare([comparison(*long)]))
 
 
 def test_prompts_end_before_the_answer() -> None:

@@ -14,7 +14,7 @@ from attrs import frozen
 from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.comparisons import FIRST, SECOND, Comparison, matchup_rewards, matchups
 from tinsmith.domain.episodes import Episode, StopReason
-from tinsmith.domain.errors import DataError, RenderError
+from tinsmith.domain.errors import DataError, JudgeError, RenderError
 from tinsmith.domain.messages import Conversation, Message
 from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Step
 from tinsmith.ports.data import IndexedRows, Row
@@ -65,6 +65,8 @@ class ModelJudge:
 
     def _ids(self, question: Sequence[Message], label: str) -> npt.NDArray[np.int32]:
         prompt = self.renderer.generation_prompt(question).ids
+        if len(prompt) >= self.sampler.context:  # how long it is, is the policy's choice: no mistake of the caller's
+            raise JudgeError(f"the judge is asked {len(prompt)} tokens and has a context of {self.sampler.context}")
         return np.append(prompt, self.renderer.tokenizer.encode(label)).astype(np.int32)
 
 

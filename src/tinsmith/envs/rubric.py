@@ -94,10 +94,18 @@ class ProbabilityJudge:
         return dict(zip(completion.top_ids[0].tolist(), completion.top_logprobs[0].tolist(), strict=True))
 
     def _prompt(self, asked: Message) -> Ints:
-        return self.renderer.generation_prompt((asked,)).ids
+        return _fits(self.renderer.generation_prompt((asked,)).ids, self.sampler)
 
     def _ids(self, prompt: Ints, label: str) -> Ints:
         return np.append(prompt, self.renderer.tokenizer.encode(label)).astype(np.int32)
+
+
+def _fits(ids: Ints, sampler: Sampler) -> Ints:
+    """A question that leaves room for an answer. How long it is depends on the answer that is judged: one that does not
+    fit is no mistake of the caller's."""
+    if len(ids) < sampler.context:
+        return ids
+    raise JudgeError(f"the judge is asked {len(ids)} tokens and has a context of {sampler.context}: it gives no score")
 
 
 @frozen(eq=False, kw_only=True)
@@ -121,11 +129,11 @@ class TextJudge:
 
     async def _item(self, prompt: Conversation, answer: Message, item: RubricItem) -> tuple[float, int]:
         """(score, tries that gave none)."""
-        ids = self.renderer.generation_prompt((question(prompt, answer, item, "text"),)).ids
+        ids = _fits(self.renderer.generation_prompt((question(prompt, answer, item, "text"),)).ids, self.sampler)
         said = ""
         for unreadable in range(self.tries):
             params = SamplingParams(
-                max_tokens=max(min(self.max_tokens, self.sampler.context - len(ids)), 1),
+                max_tokens=min(self.max_tokens, self.sampler.context - len(ids)),
                 temperature=self.temperature,
                 stop_ids=self.renderer.stop.ids,
                 stop=self.renderer.stop.strings,
