@@ -26,7 +26,7 @@ from attrs import frozen
 from tinsmith.domain.cost import Spent, Tokens
 from tinsmith.domain.errors import ConfigError, JournalError, TinsmithError, WorldError
 from tinsmith.ports.clock import Clock
-from tinsmith.ports.files import FileSystem, digest, exists, make_directories, sync_tree
+from tinsmith.ports.files import FileSystem, exists, make_directories
 from tinsmith.workflows.journal.log import Journal
 from tinsmith.workflows.journal.outputs import Outputs
 from tinsmith.workflows.journal.records import (
@@ -44,6 +44,7 @@ from tinsmith.workflows.journal.records import (
     live,
 )
 from tinsmith.workflows.journal.settings import changed_settings, json_object
+from tinsmith.workflows.journal.states import States
 
 LOCK, JOURNAL, CHECKPOINTS = "tinsmith.lock", "journal.jsonl", "checkpoints"
 
@@ -59,11 +60,6 @@ class ResumePoint:
     cursor: Mapping[str, Any]
     name: str
     handle: str
-
-
-def _is_state(entry: str, name: str) -> bool:
-    """Whether an entry of checkpoints/ is the state of the checkpoint `name`."""
-    return entry == name or entry.startswith(f"{name}.")
 
 
 class RunDirectory:
@@ -82,6 +78,7 @@ class RunDirectory:
         self._delete: Callable[[str], object] | None = None
         self._journal = Journal(path / JOURNAL, files, clock)
         self._outputs = Outputs(path, files, self._journal)
+        self._states = States(path / CHECKPOINTS, files, self._journal)
         self._lock = files.lock(path / LOCK)
         self._config: dict[str, Any] = {}
         self._trained_with: dict[str, Any] | None = None  # the config of the last step that counts
@@ -186,7 +183,7 @@ class RunDirectory:
                 self._finished_at = record.event.step
         if self._finished_at is not None:  # the last process may have been killed before it put these right
             self._outputs.rewrite(self._trained_with or self._config, self._records)
-            self._remove_strays()
+            self._states.remove_strays(self._checkpoints)
 
     @property
     def finished_at(self) -> int | None:
@@ -207,7 +204,7 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Where a trainer on this machine is to keep its states: each as the file or directory `checkpoints/<name>`
         or `<name>.<suffix>`, which is then verified before it is loaded."""
-        return self.path / CHECKPOINTS
+        return self._states.directory
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -251,7 +248,7 @@ class RunDirectory:
         self._records, self._finished_at = [], None
         alive = {r.event.name for r in kept if isinstance(r.event, Checkpoint)}
         self._checkpoints = [c for c in self._checkpoints if c.name in alive]
-        self._remove_strays()
+        self._states.remove_strays(self._checkpoints)
         self.notes.extend(self._outputs.cut_rollouts(checkpoint.rollouts if checkpoint else {}))
         self._outputs.rewrite(self._config, kept)
         self._delete = delete
@@ -272,7 +269,7 @@ class RunDirectory:
             event = record.event
             if not isinstance(event, Checkpoint) or event.name not in usable:
                 continue
-            problem = self._problem(event)
+            problem = self._states.problem(event)
             if problem is None:
                 try:
                     load(self._point(event).handle)
@@ -287,32 +284,6 @@ class RunDirectory:
         if refusals:
             raise JournalError(f"{self.path}: no checkpoint could be loaded:\n  " + "\n  ".join(refusals))
         return None
-
-    def _problem(self, checkpoint: Checkpoint) -> str | None:
-        """Why the state of a checkpoint is not what was recorded."""
-        if checkpoint.sha256 is None:
-            return None
-        try:
-            state = self._state(checkpoint.name)
-            if state is None:
-                return "it is not there"
-            size, sha256 = digest(self._files, state)
-        except OSError as error:
-            return error.strerror or str(error)
-        if size != checkpoint.size:
-            return f"it has {size} bytes instead of {checkpoint.size}"
-        return None if sha256 == checkpoint.sha256 else "its bytes have changed"
-
-    def _remove_strays(self) -> None:
-        """Remove states that no checkpoint names: half of one that was being saved, or one whose time was over."""
-        with self._journal.guard(self.checkpoints):
-            make_directories(self._files, self.checkpoints)
-            entries = self._files.list(self.checkpoints)
-            strays = [e for e in entries if not any(_is_state(e, c.name) for c in self._checkpoints)]
-            for entry in strays:
-                self._files.remove(self.checkpoints / entry)
-            if strays:
-                self._files.sync(self.checkpoints)
 
     # Recording
 
@@ -376,12 +347,7 @@ class RunDirectory:
 
     def _verified(self, name: str, keep: Keep, step: int, handle: str, cursor: dict[str, Any]) -> Checkpoint:
         """The record of a state, which is durable and has been read back when it is in this directory."""
-        size = sha256 = None
-        with self._journal.guard(self.checkpoints / name):
-            state = self._state(name)
-            if state is not None:
-                sync_tree(self._files, state)
-                size, sha256 = digest(self._files, state)
+        size, sha256 = self._states.verified(name)
         inside = Path(handle).is_relative_to(self.path)
         return Checkpoint(
             name=name,
@@ -394,11 +360,6 @@ class RunDirectory:
             size=size,
             rollouts=self._outputs.rollouts_before(step),
         )
-
-    def _state(self, name: str) -> Path | None:
-        """Where the state of a checkpoint is, if it is here."""
-        entries = self._files.list(self.checkpoints)
-        return next((self.checkpoints / entry for entry in entries if _is_state(entry, name)), None)
 
     def _point(self, checkpoint: Checkpoint) -> ResumePoint:
         handle = str(self.path / checkpoint.handle) if checkpoint.inside else checkpoint.handle
