@@ -66,7 +66,9 @@ def small(recipe: str, chats: str) -> list[str]:
     if recipe == "code-rl":
         return [recipe, "groups_per_batch=2", "max_steps=3", "group_size=2", "max_tokens=16", "test_size=4"]
     if recipe == "rubric":
-        return [recipe, "judge.max_steps=1", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
+        return [recipe, "judge.max_steps=1", "groups_per_batch=2", "group_size=3", "max_steps=3", "test_size=2"]
+    if recipe == "multi-teacher-distillation":
+        return [recipe, "teachers=tiny", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
     if recipe in LAST_STAGE:
         return [recipe, "teacher.max_steps=1", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
     if recipe == "verifiers-rl":
@@ -246,32 +248,43 @@ def test_one_budget_is_of_three_stages(chats: str, capsys: pytest.CaptureFixture
         assert [line["optim/grad_norm"] for line in one] == [line["optim/grad_norm"] for line in other]
 
 
-def test_a_student_gets_near_its_teacher_by_its_own_samples_and_goes_on_after_a_stop() -> None:
+TAUGHT = ["teacher.max_steps=6", "export=none", "lr_schedule=constant"]
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student and its teacher."""
+    root = tmp_path_factory.mktemp("taught") / "run"
+    words = ["groups_per_batch=32", "test_size=64", "max_steps=6", f"log_path={root}", "learning_rate=4e-3"]
+    assert main(["on-policy-distillation", *TAUGHT, *words]) == 0
+    return root
+
+
+def test_a_student_gets_near_its_teacher_by_its_own_samples_and_goes_on_after_a_stop(taught: Path) -> None:
     """Its teacher is there already, and says the same of the same tokens."""
-    words = [
-        *("on-policy-distillation", "groups_per_batch=32", "test_size=64", "teacher.max_steps=6", "export=none"),
-        *("lr_schedule=constant", "learning_rate=4e-3"),
-    ]
-    assert main([*words, "max_steps=6", "log_path=calm"]) == 0
-    calm = metrics("calm/student")
+    calm = metrics(f"{taught}/student")
     assert calm[-1]["final/test/teacher_kl"] < 0.5 * calm[0]["test/teacher_kl"]
     assert calm[-1]["final/test/env/arithmetic/correct"] > calm[0]["test/env/arithmetic/correct"]
-    shutil.copytree("calm/teacher-arithmetic", "stopped/teacher-arithmetic")
+    shutil.copytree(taught / "teacher-arithmetic", "stopped/teacher-arithmetic")
+    words = ["on-policy-distillation", *TAUGHT, "groups_per_batch=32", "test_size=64", "learning_rate=4e-3"]
     assert main([*words, "max_steps=1", "log_path=stopped"]) == 0
     assert main([*words, "max_steps=2", "log_path=stopped"]) == 0
     for name in ("teacher_kl", "optim/grad_norm", "env/all/correct"):
         assert metrics("stopped/student")[1][name] == calm[1][name], name
 
 
-def test_a_student_learns_its_teachers_answers_and_its_likeliest_tokens(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["off-policy-distillation", "max_rows=96", "test_size=48", "teacher.max_steps=6", "export=none"]
+def test_a_student_learns_its_teachers_answers_and_its_likeliest_tokens(
+    taught: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["off-policy-distillation", *TAUGHT, "max_rows=96", "test_size=48"]
+    shutil.copytree(taught / "teacher-arithmetic", "soft/teacher-arithmetic")
     assert main([*words, "log_path=soft"]) == 0
     lines = metrics("soft/student")
     assert lines[-1]["final/test/kl"] < 0.5 * lines[0]["test/kl"]
     assert lines[-1]["final/test/nll"] < lines[0]["test/nll"]
     assert "right answers to arithmetic" in capsys.readouterr().out
     rows = [json.loads(line) for line in Path("soft/answers-arithmetic.jsonl").read_text().splitlines()]
-    assert len(rows) == 96
+    assert 90 < len(rows) <= 96, "what is cut is left out"
     assert rows[0]["messages"][0]["content"].startswith("What is ")
     shutil.copytree("soft", "hard", ignore=shutil.ignore_patterns("student"))
     assert main([*words, "top_k=0", "num_epochs=1", "log_path=hard"]) == 0
@@ -329,7 +342,7 @@ def test_a_teachers_likeliest_tokens_of_given_conversations(capsys: pytest.Captu
 
 
 def test_a_student_answers_without_the_long_prompt_as_its_teacher_with_it(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["prompt-distillation", "max_rows=64", "test_size=16", "teacher.max_steps=6", "num_epochs=6"]
+    words = ["prompt-distillation", "max_rows=64", "test_size=16", "teachers=tiny", "num_epochs=6"]
     assert main([*words, "log_path=run", "export=none"]) == 0
     lines = metrics("run/student")
     assert lines[-1]["final/test/nll"] < 0.5 * lines[0]["train_mean_nll"]
