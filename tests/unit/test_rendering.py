@@ -13,6 +13,7 @@ from tinsmith.domain.messages import Conversation, ImagePart, Message, TextPart,
 from tinsmith.rendering import NothingToTrain, Overlong, Termination, TooLong, TrainOn
 from tinsmith.rendering.show import spans
 from tinsmith.testing import FakeTokenizer
+from tinsmith.testing.fakes import CHAT_TOKENS
 
 TOKENIZER = FakeTokenizer()
 SYSTEM, HI, HELLO = Message.system("Be brief."), Message.user("Hi"), Message.assistant("Hello")
@@ -192,6 +193,59 @@ def _matches(ids: np.ndarray, part: np.ndarray) -> np.ndarray:
     if len(ids) < len(part):
         return np.zeros(0, bool)
     return (np.lib.stride_tricks.sliding_window_view(ids, len(part)) == part).all(axis=1)
+
+
+MISTRAL = [
+    *("<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]"),
+    "[/TOOL_RESULTS]",
+]
+TML = [
+    *(f"<|message_{role}|>" for role in ("model", "system", "user", "tool")),
+    *(f"<|content_{kind}|>" for kind in ("text", "thinking", "invoke_tool_json", "invoke_tool_text", "xml")),
+    *("<|end_message|>", "<|content_model_end_sampling|>"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "before", "after", "key"),
+    [
+        ("qwen3", CHAT_TOKENS, ["<tool_call>"], ["</tool_call>", "<|im_end|>"], "arguments"),
+        ("mistral_v3", MISTRAL, ["[TOOL_CALLS]"], ["</s>"], "arguments"),
+        (
+            "tml_v0",
+            TML,
+            ["<|content_invoke_tool_json|>"],
+            ["<|end_message|>", "<|content_model_end_sampling|>"],
+            "args",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        r'{"name": "\ud800", "KEY": {}}',
+        r'{"KEY": {"a": "\ud800"}, "name": "f"}',
+        r'{"KEY": {"\udfff": 1}, "name": "f"}',
+        r'{"name": "f", "KEY": {"a": "\ud800"}, "id": "\ud800"}',
+        r'{"name": "f", "KEY": {}, "id": "\ud800"}',
+        r'{"name": "f", "\ud800": {}}',
+    ],
+)
+def test_a_call_that_spells_half_a_surrogate_pair_is_no_exception(
+    name: str, tokens: list[str], before: list[str], after: list[str], key: str, call: str
+) -> None:
+    """JSON can write what no text holds. What a model writes stops nothing, and what was read can be shown again."""
+    tokenizer = FakeTokenizer(tokens)
+    renderer = rendering.get(name, tokenizer)
+    special = tokenizer.special_tokens
+    body = call.replace("KEY", key)
+    body = f"[{body}]" if name == "mistral_v3" else body
+    ids = [*(special[t] for t in before), *tokenizer.encode(body).tolist(), *(special[t] for t in after)]
+    message = renderer.parse(ids).message
+    assert len(message.tool_calls) + len(message.unparsed_tool_calls) == 1
+    for held in (*message.tool_calls, *message.unparsed_tool_calls):
+        repr(held).encode()
+        (held.id if isinstance(held, ToolCall) and held.id else "").encode()
 
 
 def test_bridge() -> None:

@@ -25,6 +25,16 @@ def check_thinking_first(name: str, index: int, message: Message) -> None:
         raise RenderError(f"message {index}: {name} has no form for thinking after text")
 
 
+def call_of(name: str, arguments: str, raw: str, id: str | None = None) -> ToolCall | UnparsedToolCall:
+    """The call; `raw` is kept where a part of it is no text: JSON can spell half of a surrogate pair."""
+    try:
+        for text in (name, arguments, id or ""):
+            text.encode()
+    except UnicodeEncodeError as error:
+        return UnparsedToolCall(raw, f"a tool call that is no text: {error.reason}")
+    return ToolCall(name, arguments, id)
+
+
 def read_arguments(name: str, arguments: str, raw: str) -> ToolCall | UnparsedToolCall:
     """A call whose arguments are JSON text, kept as it was written; `raw` is kept where it is no JSON object."""
     try:

@@ -27,6 +27,7 @@ from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import (
     answer,
+    call_of,
     check_thinking_first,
     failure_of,
     read_arguments,
@@ -217,16 +218,24 @@ def _read_list(raw: str) -> list[ToolCall | UnparsedToolCall]:
     out: list[ToolCall | UnparsedToolCall] = []
     for number, item in enumerate(items):
         if not isinstance(item, dict) or not isinstance(item.get("name"), str) or "arguments" not in item:
-            out.append(
-                UnparsedToolCall(json.dumps(item, ensure_ascii=False), 'a tool call without "name" and "arguments"')
-            )
+            out.append(UnparsedToolCall(_shown(item), 'a tool call without "name" and "arguments"'))
             continue
         plain = json.dumps(item["arguments"], ensure_ascii=False)
         text = written[number] if len(written) == len(items) else plain
-        call = read_arguments(item["name"], text, json.dumps(item, ensure_ascii=False))
         id = item.get("id")
-        out.append(evolve(call, id=id) if isinstance(call, ToolCall) and isinstance(id, str) else call)
+        call = call_of(item["name"], text, _shown(item), id if isinstance(id, str) else None)
+        read = call if isinstance(call, UnparsedToolCall) else read_arguments(call.name, text, _shown(item))
+        out.append(call if isinstance(read, ToolCall) else read)
     return out
+
+
+def _shown(item: Any) -> str:
+    text = json.dumps(item, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(item)
+    return text
 
 
 def _arguments_in(raw: str) -> list[str]:

@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 from tinsmith.domain.messages import Message, Part, TextPart, ThinkingPart, ToolCall, UnparsedToolCall
 from tinsmith.domain.tokens import Ints, ints
 from tinsmith.ports.tokenizer import Tokenizer
+from tinsmith.rendering.answers import call_of
 from tinsmith.rendering.framing import frame
 from tinsmith.rendering.records import Failure, FailureKind, Hints, Parsed
 
@@ -139,6 +140,6 @@ def read_json_call(text: str, hints: Hints | None = None) -> ToolCall | Unparsed
     if not isinstance(value["arguments"], dict):
         return UnparsedToolCall(text, "a tool call whose arguments are not an object")
     form = _CALL_FORM.fullmatch(text)
-    if form is not None and set(value) == {"name", "arguments"}:
-        return ToolCall(value["name"], form[2].rstrip())
-    return ToolCall(value["name"], json.dumps(value["arguments"], ensure_ascii=False))
+    kept = form is not None and set(value) == {"name", "arguments"}
+    arguments = form[2].rstrip() if form is not None and kept else json.dumps(value["arguments"], ensure_ascii=False)
+    return call_of(value["name"], arguments, text)

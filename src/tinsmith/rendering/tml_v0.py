@@ -24,7 +24,7 @@ from tinsmith.domain.errors import ConfigError, RenderError
 from tinsmith.domain.messages import Message, Part, TextPart, ThinkingPart, Tool, ToolCall, UnparsedToolCall
 from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
-from tinsmith.rendering.answers import failure_of, structural
+from tinsmith.rendering.answers import call_of, failure_of, structural
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
 from tinsmith.rendering.records import Failure, Hints, Origin, Parsed, Stop, Termination
@@ -244,7 +244,8 @@ def _read_call(name: str, text: str) -> ToolCall | UnparsedToolCall:
     if not value["name"] or name not in ("", value["name"]):
         return UnparsedToolCall(text, f"a tool call of {value['name']!r} under the header {name!r}")
     form = _CALL_FORM.fullmatch(text)
-    return ToolCall(value["name"], form[2].rstrip() if form else json.dumps(value["args"], ensure_ascii=False))
+    arguments = form[2].rstrip() if form else json.dumps(value["args"], ensure_ascii=False)
+    return call_of(value["name"], arguments, text)
 
 
 FORMATS = {"tml_v0": TmlV0}
