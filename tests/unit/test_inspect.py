@@ -186,6 +186,17 @@ def test_tools_are_shown_and_called_and_their_results_read(m: Any) -> None:
     assert "Adds." not in seen[2]
 
 
+def test_half_a_surrogate_pair_in_a_call_or_what_a_tool_says_fails_no_sample(m: Any) -> None:
+    seen: list[str] = []
+    one = api(lambda prompt, j: [CALL % r'{"x": "\ud800"}', seen.append(prompt)][0])
+    choice = asked(one, m, tools=[tool(m)]).choices[0]
+    (call,) = choice.message.tool_calls
+    assert call.arguments == {"x": "?"}
+    result = m.ChatMessageTool(content="\udfff", tool_call_id=call.id, function="add")
+    asked(one, m, m.ChatMessageUser(content="Hi"), choice.message, result, tools=[tool(m)])
+    assert "<tool_response>\n?\n</tool_response>" in seen[1]
+
+
 def test_a_call_that_cannot_be_read_is_the_models_mistake(m: Any) -> None:
     choice = asked(api(lambda p, j: "<tool_call>\n{add}\n</tool_call>"), m, tools=[tool(m)]).choices[0]
     assert choice.stop_reason == "stop"

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from tinsmith import bootstrap, rendering
+from tinsmith.adapters.verifiers.convert import asked
 from tinsmith.cli import main
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import ConfigError, MissingExtraError, WorldError
@@ -185,6 +186,14 @@ def test_turns_of_a_rollout_are_one_sequence_and_its_score_is_the_packages(fake:
     assert is_one_sequence(episode)
     assert episode.transitions[-1].metrics == {"parse_error": 0.0, "tries": 2.0, "reward_errors": 0.0}
     assert environment._env.cleaned == 1
+
+
+def test_half_a_surrogate_pair_in_what_a_tool_says_stops_no_run() -> None:
+    """A model can spell it in the arguments of a call, and tools say again what they were given."""
+    parts = [{"type": "text", "text": "a \ud800"}]
+    prompt = [{"role": "user", "content": parts}, {"role": "tool", "content": "\udfff", "tool_call_id": "c"}]
+    messages, _ = asked(prompt, None)
+    assert [m.text for m in messages] == ["a ?", "?"]
 
 
 def test_where_the_environment_forgets_the_turns_are_several_sequences(fake: Any, opened: Any) -> None:

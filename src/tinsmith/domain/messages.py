@@ -30,6 +30,18 @@ def _well_formed(_: Any, attribute: Attribute[Any], value: Any) -> None:
             raise DataError(f"{attribute.name} holds a lone surrogate at character {error.start}") from None
 
 
+def sound(value: Any) -> Any:
+    """A text, or a value of JSON with all of its texts, as messages can hold it: JSON can spell halves of surrogate
+    pairs, which become question marks. For what other libraries and tools say, who say again what a model wrote."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [sound(item) for item in value]
+    if isinstance(value, dict):
+        return {sound(key): sound(item) for key, item in value.items()}
+    return value
+
+
 def _tuple(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(values)
 

@@ -16,7 +16,7 @@ from attrs import field, frozen
 
 from tinsmith.domain.episodes import StopReason
 from tinsmith.domain.errors import ConfigError, DeadlineError, WorldError
-from tinsmith.domain.messages import Message, Tool, ToolCall
+from tinsmith.domain.messages import Message, Tool, ToolCall, sound
 from tinsmith.envs.message import MessageStep
 from tinsmith.ports.tools import ToolServer
 
@@ -154,18 +154,9 @@ def _said(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _sound(value: Any, depth: int = 0) -> Any:
-    """Arguments as any tool can take them: JSON can write halves of surrogate pairs, which no text can hold, and lists
-    in lists that no server reads."""
-    if depth > MAX_DEPTH:
-        raise ToolError(f"the arguments hold more than {MAX_DEPTH} lists or objects in each other")
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, list):
-        return [_sound(item, depth + 1) for item in value]
-    if isinstance(value, dict):
-        return {_sound(key): _sound(item, depth + 1) for key, item in value.items()}
-    return value
+def _too_deep(value: Any, left: int = MAX_DEPTH) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return left < 0 or any(_too_deep(item, left - 1) for item in inner)
 
 
 def served_tools(server: ToolServer) -> tuple[ToolFunction, ...]:
@@ -222,7 +213,7 @@ class ToolBox:
         except ToolError as error:
             result = ToolResult(text=f"error: {error}", metrics={"tool_error": 1.0})
         # What a model wrote may come back, and JSON can write halves of surrogate pairs, which no message can hold.
-        text = result.text.encode("utf-8", "replace").decode()
+        text = str(sound(result.text))
         if len(text) > self.max_chars:
             text = f"{text[: self.max_chars]}\n[{len(text) - self.max_chars} characters more were cut]"
         return Message("tool", text, tool_call_id=call.id, name=call.name), result
@@ -238,7 +229,9 @@ class ToolBox:
             raise ToolError(f"the arguments of {call.name} are no JSON: {error}") from None
         if not isinstance(arguments, dict):
             raise ToolError(f"the arguments of {call.name} must be an object, not {_said(arguments)}")
-        given = function.convert(_sound(arguments))
+        if _too_deep(arguments):
+            raise ToolError(f"the arguments of {call.name} hold more than {MAX_DEPTH} lists or objects in each other")
+        given = function.convert(sound(arguments))
         try:
             async with asyncio.timeout(self.timeout_s):
                 if inspect.iscoroutinefunction(function.function):

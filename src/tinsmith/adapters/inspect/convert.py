@@ -11,7 +11,17 @@ from inspect_ai.model import ChatMessageAssistant, ContentReasoning, ContentText
 from inspect_ai.tool import ToolCall as TheirToolCall
 
 from tinsmith.domain.errors import DataError
-from tinsmith.domain.messages import AudioPart, ImagePart, Message, Part, TextPart, ThinkingPart, Tool, ToolCall
+from tinsmith.domain.messages import (
+    AudioPart,
+    ImagePart,
+    Message,
+    Part,
+    TextPart,
+    ThinkingPart,
+    Tool,
+    ToolCall,
+    sound,
+)
 
 
 def messages_of(given: Sequence[Any]) -> list[Message]:
@@ -22,11 +32,13 @@ def messages_of(given: Sequence[Any]) -> list[Message]:
 def _message(given: Any) -> Message:
     if given.role == "tool":
         text = given.text if given.error is None else f"error: {given.error.message}"
-        return Message("tool", text, tool_call_id=given.tool_call_id, name=given.function)
+        return Message("tool", sound(text), tool_call_id=given.tool_call_id, name=given.function)
     parts = tuple(_parts(given.content))
     if given.role != "assistant":
         return Message(given.role, parts)
-    calls = (ToolCall(c.function, json.dumps(c.arguments, ensure_ascii=False), c.id) for c in given.tool_calls or ())
+    calls = (
+        ToolCall(c.function, json.dumps(sound(c.arguments), ensure_ascii=False), c.id) for c in given.tool_calls or ()
+    )
     return Message("assistant", parts, tool_calls=tuple(calls))
 
 
@@ -34,9 +46,9 @@ def _parts(content: str | list[Any]) -> Iterable[Part]:
     for part in [ContentText(text=content)] if isinstance(content, str) else content:
         if part.type == "text":
             if part.text:
-                yield TextPart(part.text)
+                yield TextPart(sound(part.text))
         elif part.type == "reasoning":
-            yield ThinkingPart(part.reasoning)
+            yield ThinkingPart(sound(part.reasoning))
         elif part.type == "image":
             yield ImagePart(part.image)
         elif part.type == "audio":
@@ -74,7 +86,7 @@ def _call(call: ToolCall) -> Any:
         error = f"the arguments are no JSON: {failure}"
     else:
         if isinstance(read, dict):
-            arguments = read
+            arguments = sound(read)
         else:
             error = "the arguments are no JSON object"
     return TheirToolCall(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinsmith.domain.chat_rows import conversation_from_row
-from tinsmith.domain.messages import Message, Tool
+from tinsmith.domain.messages import Message, Tool, sound
 
 
 def asked(
@@ -33,7 +33,8 @@ def _row(message: Mapping[str, Any]) -> dict[str, Any]:
         ]
     elif row.get("content") is None:
         row["content"] = ""
-    return row
+    held: dict[str, Any] = sound(row)
+    return held
 
 
 def _definition(tool: Mapping[str, Any]) -> dict[str, Any]:
