@@ -211,6 +211,29 @@ def test_a_server_that_is_killed_under_a_run_and_started_again_leaves_no_trace(c
     assert_same_metrics(lines("calm"), lines("run"))
 
 
+ELSEWHERE = {
+    "on policy": ["on-policy-distillation", "teachers=tiny", "groups_per_batch=4", "max_steps=2", "test_size=4"],
+    "off policy": [
+        *("off-policy-distillation", "teachers=tiny", "top_k=3", "batch_size=4", "max_steps=2", "max_rows=8"),
+        "test_size=2",
+    ],
+    "rubric": [
+        *("rubric", "judge.model=tiny", "judge.reads=probability", "groups_per_batch=2", "group_size=2", "max_steps=2"),
+        "test_size=2",
+    ],
+}
+
+
+@pytest.mark.parametrize("words", ELSEWHERE.values(), ids=ELSEWHERE.keys())
+def test_a_teacher_or_judge_may_be_at_a_server_and_the_student_here(words: list[str], url: str) -> None:
+    """What it says is the same there."""
+    other = "judge" if words[0] == "rubric" else "teacher"
+    assert main([*words, "log_path=here", "export=none"]) == 0
+    there = [f"{other}.backend=tinker", f"{other}.base_url={url}"]
+    assert main([*words, "log_path=there", "export=none", *there]) == 0
+    assert_same_metrics(*(lines(last_stage(words[0], run)) for run in ("here", "there")))
+
+
 # Checkpoints
 
 
