@@ -167,17 +167,45 @@ def test_a_sampler_that_fails_changes_no_reward(sampler, seed, rate, same):
     assert world.made == world.closed
 
 
-def test_the_wait_before_a_retry_grows_with_the_retries_of_that_episode(sampler):
-    """And not with those of others of its group: many members that fail once each wait once each."""
-    waits = []
+def test_the_wait_before_a_retry_grows_until_an_episode_comes_off(sampler):
+    """A dead world is given time; single failures of a group that gets on are not."""
+    waits: list[int] = []
+    came_off = asyncio.Event()
 
     class Noted(FailurePolicy):
         def wait_s(self, retry):
             waits.append(retry)
             return 0.0
 
-    rolled(sampler, World([True] * 9), plan(failures=Noted(retries=100)))
-    assert waits == [0] * 9
+    class Fails(Chat):
+        async def step(self, action: Action) -> Step:
+            self.world.may_fail()
+            return await super().step(action)
+
+    class Late(Chat):
+        async def step(self, action: Action) -> Step:
+            if len(waits) < 3:
+                await came_off.wait()
+                raise OSError("once")
+            return await super().step(action)
+
+        async def close(self) -> None:
+            await super().close()
+
+    class Builder(Chats):
+        def make(self, n: int) -> Sequence[Env]:
+            return [Fails(self.world, ints([5] * 3), 1), Late(World(), ints([5] * 3), 1)][:n]
+
+    class Watch(RolloutHooks):
+        async def on_stop(self, state, reason):
+            asyncio.get_running_loop().call_soon(came_off.set)
+            return reason
+
+    (group,) = roll_out(
+        sampler, [Builder(World([False, True, False, True]), 0, 1)], plan(2, Noted(retries=100)), hooks=Watch()
+    )
+    assert waits == [0, 1, 0]
+    assert len(group.episodes) == 2
 
 
 def test_full_collections_of_garbage_are_put_off_while_episodes_run_and_no_longer(sampler):

@@ -49,7 +49,8 @@ class FailurePolicy:
     retries: int = 0
     """Further tries that a group has for all of its episodes together."""
     backoff_s: float = 0.5
-    """Seconds before the first retry of an episode or call; twice as long before each further one of it, 30 at most."""
+    """Seconds before the first retry; twice as long before each further one until an episode of the group comes off, 30
+    at most."""
     min_share: float | None = None
     """Share of its episodes with which a group goes on when retries are used up; with fewer it is left out and
     counted. None: the failure stops the run."""

@@ -146,10 +146,11 @@ class _Group:
         self._errors = errors
         self._hooks = hooks
         self._retries = 0
+        self._in_a_row = 0
+        """Retries since an episode last came off."""
 
     async def run(self) -> Group | None:
         """None for a group that is left out."""
-        tried = 0
         while True:
             try:
                 done = await self._attempt()
@@ -161,11 +162,10 @@ class _Group:
                 if not self._plan.failures.is_worlds(error):
                     raise error from caught
                 # What is not coupled was tried again where it failed.
-                if not (self._builder.coupled and await self._may_retry(error, tried)):
+                if not (self._builder.coupled and await self._may_retry(error)):
                     if self._plan.failures.min_share is None:
                         raise error from caught
                     return None
-                tried += 1
 
     async def _attempt(self) -> list[Episode]:
         """The episodes that came off."""
@@ -196,7 +196,6 @@ class _Group:
     async def _begin(self, envs: list[Env], member: int) -> Observation | Episode | None:
         """The first observation of an episode, from another environment where the first one failed; an Episode that is
         over already; None where the episode is left out."""
-        tried = 0
         while True:
             try:
                 # Players wait for each other: a bound on how many begin at once could keep out the one they wait for.
@@ -207,9 +206,8 @@ class _Group:
                     transitions=(), stop_reason=over.stop_reason, final_reward=over.reward, metrics=over.metrics
                 )
             except Exception as error:  # noqa: BLE001 - sorted there
-                if not await self._goes_on(error, tried):
+                if not await self._goes_on(error):
                     return None
-            tried += 1
             await self._replace(envs, member)
 
     async def _first_actions(self, first: Sequence[Observation | Episode | None]) -> list[Completion | None]:
@@ -235,7 +233,6 @@ class _Group:
         """One episode of the group; None where it is left out. A retry draws as the first try did, so that what comes
         out is what would have come out had nothing failed."""
         known = first
-        tried = 0
         while isinstance(first, Observation):
             if isinstance(known, Observation) and not _same(first, known):
                 completion = None  # it begins otherwise this time
@@ -244,20 +241,21 @@ class _Group:
                 self._sampler, self._plan, problem=self._builder.problem, place=place, hooks=self._hooks
             )
             try:
-                return await runner.run(envs[member], first, completion)
+                episode = await runner.run(envs[member], first, completion)
+                self._in_a_row = 0
+                return episode
             except Exception as error:  # noqa: BLE001 - sorted there
-                if not await self._goes_on(error, tried):
+                if not await self._goes_on(error):
                     return None
-            tried += 1
             await self._replace(envs, member)
             first = await self._begin(envs, member)
         return first
 
-    async def _goes_on(self, error: Exception, tried: int) -> bool:
+    async def _goes_on(self, error: Exception) -> bool:
         """After a failure of one episode: True to try it again, False to leave it out; raises where neither may be."""
         if self._builder.coupled or not self._plan.failures.is_worlds(error):
             raise error
-        if await self._may_retry(error, tried):
+        if await self._may_retry(error):
             return True
         if self._plan.failures.min_share is None:
             raise error
@@ -273,22 +271,21 @@ class _Group:
 
     async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
         """The work's result, tried again as the policy allows."""
-        tried = 0
         while True:
             try:
                 return await within(work(), self._plan.limits.turn_timeout)
             except Exception as error:
-                if not self._plan.failures.is_worlds(error) or not await self._may_retry(error, tried):
+                if not self._plan.failures.is_worlds(error) or not await self._may_retry(error):
                     raise
-                tried += 1
 
-    async def _may_retry(self, error: BaseException, tried: int) -> bool:
-        """Count the failure; wait before the next try, if there is one left. tried: retries of the same work so far."""
+    async def _may_retry(self, error: BaseException) -> bool:
+        """Count the failure; wait before the next try, if there is one left."""
         self._errors[type(error).__name__] += 1
         if self._retries >= self._plan.failures.retries:
             return False
         self._retries += 1
-        await asyncio.sleep(self._plan.failures.wait_s(tried))
+        self._in_a_row += 1
+        await asyncio.sleep(self._plan.failures.wait_s(self._in_a_row - 1))
         return True
 
     async def _close(self, env: Env) -> None:

@@ -95,9 +95,7 @@ class FailureSettings:
     """What becomes of an episode that the world failed (a timeout, a lost connection); it is never a reward."""
 
     retries: int = option(3, help="further tries that a group has for all its episodes together", min=0)
-    backoff_s: float = option(
-        0.5, help="seconds before the first retry, doubled for each further one of the same episode", min=0
-    )
+    backoff_s: float = option(0.5, help="seconds before the first retry, doubled for each further one in a row", min=0)
     min_share: float | None = option(
         None,
         help="share of its episodes with which a group goes on when retries are used up; none: the run stops",
