@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from tinsmith.domain.tokens import Floats, Offsets, floats, ints, offsets_of
 from tinsmith.ports.files import read
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.progress import Silent
+from tinsmith.recipes.teaching import check_tokens
 from tinsmith.testing import FakeTokenizer, FakeTrainer
 from tinsmith.testing.files import MemoryDisk, MemoryFiles, ProcessDied
 from tinsmith.testing.scripted import ScriptedSampler
@@ -357,6 +359,24 @@ def test_what_a_teacher_reads_is_not_what_a_student_reads() -> None:
     assert (found.kept, found.left_out) == (2, {CUT: 2})
     with pytest.raises(DataError, match="no answer to learn from"):
         keep_answers(Recited(), ["long"], files, of="2")
+    narrow = Recited()
+    narrow.sampler = ScriptedSampler(TOKENIZER, narrow.answer, context=60)
+    with pytest.raises(DataError, match=r"question 1: .* leaves no room in its context of 60"):
+        keep_answers(narrow, ["a", "b" * 50], files, of="3")
+
+
+def test_a_teacher_of_other_tokens_is_refused() -> None:
+    """One with more of them is none of those: what the student writes is the same for both."""
+
+    def model(tokens: list[bytes], name: str) -> Any:
+        return SimpleNamespace(name=name, tokenizer=SimpleNamespace(token_bytes=lambda: tokens))
+
+    student = model([b"a", b"b"], "student")
+    check_tokens(student, model([b"a", b"b"], "teacher"))
+    check_tokens(student, model([b"a", b"b", b"<|end|>"], "teacher"))
+    for tokens, first in (([b"a"], 1), ([b"b", b"a"], 0), ([b"a", b"c", b"b"], 1)):
+        with pytest.raises(ConfigError, match=f"the first at id {first}"):
+            check_tokens(student, model(tokens, "teacher"))
 
 
 def test_a_pattern_keeps_what_it_finds_exactly_once() -> None:

@@ -278,6 +278,16 @@ def test_an_answer_that_leaves_its_judge_no_room_stops_no_run(kind: Any) -> None
     assert found.errors["JudgeError"] >= 2
 
 
+def test_what_a_judge_cannot_read_is_not_scored(fake: FakeTrainer) -> None:
+    short = ScriptedSampler(TOKENIZER, lambda *_: "<score>1</score>", context=100)
+    found = answers(TextJudge(sampler=short, renderer=RENDERER, bound=Bound(2)))
+    assert (found.lost_groups, len(found)) == (2, 0)
+    with fake.sampler().result() as sampler:
+        judge = ProbabilityJudge(sampler=sampler, renderer=RENDERER, bound=Bound(2))
+        with pytest.raises(JudgeError, match="no score"):
+            asyncio.run(judge.judge(ASKED, Message.assistant("y" * 5000), [ITEM]))
+
+
 class Slow(ScriptedSampler):
     """Counts how many questions it has at once."""
 

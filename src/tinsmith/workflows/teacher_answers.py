@@ -195,8 +195,14 @@ def _go_on(
                 )
         question = questions[asked]
         prompt = renderer.generation_prompt(question.asked.messages, tools=question.asked.tools).ids
+        room = sampler.context - len(prompt)
+        if room < 1:
+            raise DataError(
+                f"question {asked}: what the teacher reads has {len(prompt)} tokens and leaves no room in its context of "
+                f"{sampler.context}"
+            )
         params = SamplingParams(
-            max_tokens=min(settings.max_tokens, sampler.context - len(prompt)),
+            max_tokens=min(settings.max_tokens, room),
             temperature=settings.temperature,
             stop_ids=renderer.stop.ids,
             stop=renderer.stop.strings,
