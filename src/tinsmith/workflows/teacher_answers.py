@@ -198,8 +198,8 @@ def _go_on(
         room = sampler.context - len(prompt)
         if room < 1:
             raise DataError(
-                f"question {asked}: what the teacher reads has {len(prompt)} tokens and leaves no room in its context of "
-                f"{sampler.context}"
+                f"question {asked}: what the teacher reads has {len(prompt)} tokens and leaves no room in its "
+                f"context of {sampler.context}"
             )
         params = SamplingParams(
             max_tokens=min(settings.max_tokens, room),
