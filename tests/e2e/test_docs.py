@@ -37,13 +37,26 @@ def run(argv: list[str], where: Path, exported: dict[str, str] | None = None) ->
 @pytest.mark.parametrize(
     "page",
     [
-        *("README.md", "docs/tutorial.md", "docs/recipes.md", "docs/runs.md", "docs/evaluation.md"),
+        *("README.md", "docs/tutorial.md", "docs/runs.md", "docs/evaluation.md"),
         *("docs/environments.md", "docs/sandboxes.md"),
     ],
 )
 def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
     found = blocks(ROOT / page)
     assert found, f"{page} holds nothing that runs"
+    run_blocks(found, tmp_path)
+
+
+PARTS = ("# Recipes", "## dpo", "## on-policy-distillation and multi-teacher-distillation")
+"""Headings at which the page of all recipes is parted, for its time; a part uses no file of another."""
+
+
+@pytest.mark.parametrize("number", range(len(PARTS)))
+def test_the_recipes_run_from_top_to_bottom(number: int, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    starts = [*(text.index(f"{heading}\n") for heading in PARTS), len(text)]
+    found = FENCE.findall(text[starts[number] : starts[number + 1]])
+    assert found
     run_blocks(found, tmp_path)
 
 
