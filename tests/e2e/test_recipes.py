@@ -339,6 +339,11 @@ def test_a_teachers_likeliest_tokens_of_given_conversations(capsys: pytest.Captu
     first = metrics("run/student")[0]
     assert first["train_kl"] == pytest.approx(first["test/kl"], abs=0.2)
     assert first["train_mean_nll"] > 5, "the answers are not the teacher's"
+    row = {"messages": [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "apple " * 1500}]}
+    Path("long.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["off-policy-distillation", "samples=data", "data=long.jsonl", "teachers=tiny", "top_k=2", "test_size=0"]
+    assert main([*words, "num_epochs=1", "export=none", "log_path=long"]) == 0
+    assert metrics("long/student")[0]["num_tokens"] == load_model("tiny").context - 1
 
 
 def test_a_student_answers_without_the_long_prompt_as_its_teacher_with_it(capsys: pytest.CaptureFixture[str]) -> None:
