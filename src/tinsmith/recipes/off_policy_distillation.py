@@ -74,6 +74,9 @@ def run(config: Config, progress: Progress) -> int:
         if config.samples == "teacher":
             train, test = enter(teaching.open_problems(config, model, progress.note))
             learned = asked(config, train, test, teachers, root, progress)
+        if config.top_k:  # the teacher says what comes after an example's last token too
+            longest = min(config.max_length or model.context, model.context, teachers[0].sampler.context - 1)
+            learned = evolve(learned, max_length=longest)
         data, test_datums = chat_sl.load(learned, model, progress, teaching.SETS)
 
         def objective(meter: Meter) -> Objective:
