@@ -232,7 +232,7 @@ def test_a_policy_calls_them_as_its_own_and_an_episode_that_lost_its_server_is_t
                 return [0.0] * len(episodes)
 
         plan = RolloutPlan(
-            limits=RolloutLimits(max_tokens=200), group_size=4, failures=FailurePolicy(retries=8, backoff_s=0.01)
+            limits=RolloutLimits(max_tokens=200), group_size=4, failures=FailurePolicy(retries=40, backoff_s=0.01)
         )
         rollouts = roll_out(ScriptedSampler(FakeTokenizer(), answer), [Group()], plan)
     (group,) = rollouts
