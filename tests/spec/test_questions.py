@@ -127,8 +127,8 @@ def matched(game: Game, seat: int, answer, other, *, context: int = 1 << 20, **l
     return group
 
 
-def vars_of(game: Game) -> dict[str, str]:
-    return {"secret": game.secret} if isinstance(game, TwentyQuestions) else {}
+def vars_of(game: Game) -> dict[str, object]:
+    return {"secret": game.secret, "turns": game.turns} if isinstance(game, TwentyQuestions) else {}
 
 
 def test_a_model_answers_and_remembers_what_it_said():
