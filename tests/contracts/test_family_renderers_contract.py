@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinsmith import rendering
 from tinsmith.domain.messages import Conversation, Message, Part, TextPart, ThinkingPart, ToolCall
-from tinsmith.rendering import Renderer
+from tinsmith.rendering import Renderer, Termination
 from tinsmith.rendering.answers import read_value
 from tinsmith.rendering.xml_calls import read_xml_call, write_xml_call
 from tinsmith.testing import FakeTokenizer
@@ -67,11 +67,18 @@ def said(text: str, thinking: str | None, calls: tuple[ToolCall, ...] = ()) -> M
 
 class TestGptOss(Format):
     name, options, tokens = "gpt_oss_low_reasoning", {"date": "2026-01-31"}, HARMONY
+    goes_on_after_a_call = True
 
     def as_written(self, message: Message) -> Message:
         if message.tool_calls and not message.thinking:  # a text before a call is thinking
             return said("", message.text, message.tool_calls)
         return message
+
+    def test_what_follows_a_call_has_not_ended(self) -> None:
+        renderer = self.make()
+        call, start = (renderer.tokenizer.special_tokens[t] for t in ("<|call|>", "<|start|>"))
+        assert renderer.parse([call, start]).termination is Termination.LENGTH
+        assert renderer.parse([call, start, call]).termination is not Termination.LENGTH
 
     def conversations(self, renderer: Renderer) -> st.SearchStrategy[Conversation]:
         """With one call at most in a message: of several, each is an answer of its own."""
