@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinsmith.domain.errors import ConfigError
-from tinsmith.domain.mixtures import Mixture
+from tinsmith.domain.mixtures import Mixture, row_at
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 WEIGHT = st.floats(0.01, 100)
@@ -97,3 +97,16 @@ def test_another_seed_or_pass_is_another_order() -> None:
 def test_what_is_no_mixture_is_refused(sizes: list[int], weights: list[float] | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Mixture(sizes, weights)
+
+
+@given(st.integers(1, 40), st.integers(0, 3), st.integers(0, 2**32))
+def test_each_pass_over_rows_has_each_of_them_once(length, epoch, seed):
+    passed = range(epoch * length, (epoch + 1) * length)
+    assert sorted(row_at(i, length, seed) for i in passed) == list(range(length))
+    assert [row_at(i, length, None) for i in passed] == list(range(length))
+
+
+@given(st.integers(0, 2**32))
+def test_passes_and_seeds_have_orders_of_their_own(seed):
+    orders = {tuple(row_at(i, 30, s) for i in range(a, a + 30)) for s in (seed, seed + 1) for a in (0, 30)}
+    assert len(orders) == 4

@@ -24,6 +24,20 @@ def _weights(values: object) -> tuple[float, ...] | None:
     return None if values is None else tuple(float(v) for v in values)  # type: ignore[attr-defined]
 
 
+@lru_cache(maxsize=8)
+def shuffled(length: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of one pass over `length` rows: a permutation fixed by (seed, epoch)."""
+    order = np.random.default_rng([seed, epoch]).permutation(length)
+    order.flags.writeable = False  # it is kept
+    return order
+
+
+def row_at(index: int, length: int, seed: int | None) -> int:
+    """The row at an index of endless passes over `length` rows, each shuffled anew; without a seed, in their order."""
+    epoch, place = divmod(index, length)
+    return place if seed is None else int(shuffled(length, seed, epoch)[place])
+
+
 @frozen
 class Mixture:
     """Sources of `sizes` examples, mixed by `weights`; without weights in proportion to their sizes.

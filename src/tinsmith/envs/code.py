@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from attrs import evolve, frozen
 
 from tinsmith.domain.code import CodeProblem, CodeTest, TestKind, code_in, passes, whole_program
@@ -17,6 +15,7 @@ from tinsmith.domain.code_rows import code_problem
 from tinsmith.domain.episodes import Episode
 from tinsmith.domain.errors import DataError
 from tinsmith.domain.messages import Message, ToolCall
+from tinsmith.domain.mixtures import row_at
 from tinsmith.envs.base import Env, GroupBuilder, Speaker
 from tinsmith.envs.message import ParseErrors, RenderedEnv
 from tinsmith.envs.tools import Graded, ToolBox, ToolEnv, ToolFunction, tool
@@ -270,9 +269,7 @@ class CodeSet:
     def __getitem__(self, index: int) -> GroupBuilder:
         if index < 0:
             raise IndexError(f"problem {index}")
-        epoch, place = divmod(index, len(self.problems))
-        if self.seed is not None:
-            place = int(_order(self.seed, epoch, len(self.problems))[place])
+        place = row_at(index, len(self.problems), self.seed)
         return CodeGroup(self.task, self.problems[place])
 
     def first(self, count: int) -> CodeSet:
@@ -317,8 +314,3 @@ def _large(problem: CodeProblem) -> bool:
 @lru_cache(maxsize=1)
 def _driver() -> str:
     return Path(__file__).with_name("code_driver.py").read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(length)

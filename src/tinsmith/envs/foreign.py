@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from attrs import field, frozen
 
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.messages import Message, TextPart
+from tinsmith.domain.mixtures import row_at
 from tinsmith.domain.tokens import Ints
 from tinsmith.envs.base import Action, Env, EpisodeOver, GroupBuilder, Observation, Step
 from tinsmith.ports.foreign import Ask, ForeignEnvironment, ForeignRollout, Scored
@@ -126,9 +125,7 @@ class ForeignProblems:
         return self.end - self.start
 
     def __getitem__(self, index: int) -> GroupBuilder:
-        epoch, place = divmod(index, len(self))
-        if self.seed is not None:
-            place = int(_order(self.seed, epoch, len(self))[place])
+        place = row_at(index, len(self), self.seed)
         place += self.start
         return ForeignGroup(
             problem=f"{self.name}/{place}",
@@ -137,8 +134,3 @@ class ForeignProblems:
             renderer=self.renderer,
             coupled=self.environment.compares,
         )
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(length)

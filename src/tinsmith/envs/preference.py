@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +15,7 @@ from tinsmith.domain.comparisons import FIRST, SECOND, Comparison, matchup_rewar
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import DataError, JudgeError, RenderError
 from tinsmith.domain.messages import Conversation, Message
+from tinsmith.domain.mixtures import row_at
 from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Step
 from tinsmith.ports.data import IndexedRows, Row
 from tinsmith.ports.sampler import FinishReason, Sampler
@@ -185,9 +185,7 @@ class PromptSet:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> GroupBuilder:
-        epoch, place = divmod(index, len(self))
-        if self.seed is not None:
-            place = int(_order(self.seed, epoch, len(self))[place])
+        place = row_at(index, len(self), self.seed)
         line, row = self.rows[place]
         prompt, answer = prompt_of(row, self.rows.name, line)
         if self.against_reference and not answer:
@@ -203,8 +201,3 @@ class PromptSet:
 
 def _text(messages: Sequence[Message]) -> str:
     return "".join(m.text for m in messages)
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(length)

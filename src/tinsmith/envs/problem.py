@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
-import numpy as np
-import numpy.typing as npt
 from attrs import evolve, field, frozen
 
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import DataError
 from tinsmith.domain.messages import Message
+from tinsmith.domain.mixtures import row_at
 from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Speaker, Step
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.sampler import FinishReason
@@ -142,9 +140,7 @@ class ProblemSet:
     def __getitem__(self, index: int) -> GroupBuilder:
         if index < 0:
             raise IndexError(f"problem {index}")
-        epoch, place = divmod(index, self.length)
-        if self.seed is not None:
-            place = int(_order(self.seed, epoch, self.length)[place])
+        place = row_at(index, self.length, self.seed)
         return ProblemGroup(self.task, self.load(place), self.tags or (self.name,))
 
     def first(self, count: int) -> ProblemSet:
@@ -174,8 +170,3 @@ class ProblemSet:
         if not kept:
             raise DataError(f"every prompt has more than {tokens} tokens", source=self.source or self.name)
         return self if len(kept) == self.length else evolve(self, length=len(kept), load=lambda i: self.load(kept[i]))
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(length)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
-import numpy as np
-import numpy.typing as npt
 from attrs import field, frozen
 
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import DataError
 from tinsmith.domain.messages import Conversation, Message
-from tinsmith.domain.mixtures import Mixture
+from tinsmith.domain.mixtures import Mixture, row_at
 from tinsmith.envs import preference
 from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, ProblemSource, Step
 from tinsmith.ports.data import IndexedRows, Row
@@ -104,9 +101,7 @@ class RowSet:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> GroupBuilder:
-        epoch, place = divmod(index, len(self))
-        if self.seed is not None:
-            place = int(_order(self.seed, epoch, len(self))[place])
+        place = row_at(index, len(self), self.seed)
         line, row = self.rows[place]
         return self.group(f"{self.name}/{place}", row, line)
 
@@ -165,8 +160,3 @@ class JoinedProblems:
                 return source[index]
             index -= len(source)
         raise IndexError(f"problem {index} beyond the end")
-
-
-@lru_cache(maxsize=8)
-def _order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(length)

@@ -7,16 +7,14 @@ import json
 import re
 import string
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from attrs import evolve, frozen
 
 from tinsmith.domain.episodes import Episode
 from tinsmith.domain.errors import DataError
 from tinsmith.domain.messages import Message, ToolCall
+from tinsmith.domain.mixtures import row_at
 from tinsmith.envs.base import Env, GroupBuilder, Speaker
 from tinsmith.envs.message import ParseErrors, RenderedEnv
 from tinsmith.envs.tools import Graded, ToolBox, ToolEnv, ToolError, ToolFunction, tool
@@ -203,16 +201,9 @@ class QuestionSet:
         return len(self.questions)
 
     def __getitem__(self, index: int) -> GroupBuilder:
-        epoch, place = divmod(index, len(self.questions))
-        if self.seed is not None:
-            place = int(_order(self.seed, epoch, len(self.questions))[place])
+        place = row_at(index, len(self.questions), self.seed)
         return SearchGroup(self.task, self.questions[place])
 
     def some(self, start: int, end: int, seed: int | None) -> QuestionSet:
         """The questions `start` to `end`."""
         return evolve(self, questions=self.questions[start:end], seed=seed)
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(length)

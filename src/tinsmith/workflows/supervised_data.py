@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 
 from tinsmith.domain.datums import Batch, Datum
 from tinsmith.domain.errors import DataError
-from tinsmith.domain.mixtures import Mixture
+from tinsmith.domain.mixtures import Mixture, shuffled
 from tinsmith.ports.data import IndexedRows
 from tinsmith.workflows.chat_examples import Drawn, Example, Place
 
@@ -89,14 +89,9 @@ class SupervisedData:
 
     def batch(self, position: int, batch_size: int) -> DrawnBatch:
         epoch, start = divmod(position, len(self.examples))
-        order = _order(self.seed, epoch, len(self.examples))
+        order = shuffled(len(self.examples), self.seed, epoch)
         rows = order[start : start + batch_size]
         return DrawnBatch(Batch.of([d for i in rows for d in self.examples[int(i)]]), position + len(rows))
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(length)
 
 
 class StreamedData:
