@@ -17,7 +17,7 @@ from tinsmith.config import option
 from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import ConfigError, DataError
 from tinsmith.ports.progress import Notes, Progress
-from tinsmith.recipes import common, supervised
+from tinsmith.recipes import common, small_sets, supervised
 from tinsmith.recipes.supervised import SupervisedConfig
 from tinsmith.rendering import TrainOn
 from tinsmith.workflows.chat_examples import ChatExamples, LeftOut, Place, TooLongPolicy
@@ -30,7 +30,9 @@ RENDERED_AT_ONCE = 1024
 
 @frozen(kw_only=True)
 class Config(SupervisedConfig):
-    data: str = option(help="conversations: a JSONL or JSON file, an object store URL, or hf://NAME")
+    data: str = option(
+        "small", help="conversations: small (made here), a JSONL or JSON file, an object store URL, or hf://NAME"
+    )
     test_data: str | None = option(None, help="conversations to evaluate on; none sets `test_size` of the data aside")
     test_size: int = option(0, help="conversations set aside for evaluation", min=0)
     train_on: TrainOn = option(TrainOn.ALL_ASSISTANT_MESSAGES, help="which messages carry the loss")
@@ -94,7 +96,7 @@ def load_examples(config: Config, model: Model, progress: Progress) -> tuple[lis
 
 
 def _examples(where: str, config: Config, model: Model, progress: Progress) -> Iterator[tuple[Datum, ...]]:
-    source = bootstrap.open_source(where)
+    source = small_sets.CHATS if where == "small" else bootstrap.open_source(where)
     max_length = min(config.max_length or model.context, model.context)
     render = ChatExamples(
         renderer=model.renderer, train_on=config.train_on, max_length=max_length, too_long=config.too_long

@@ -19,11 +19,12 @@ from tinsmith.config import option
 from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.errors import DataError
 from tinsmith.ports.progress import Progress
+from tinsmith.recipes.small_sets import CHATS
 
 
 @frozen(kw_only=True)
 class Config:
-    data: str = option(help="conversations: a JSONL or JSON file")
+    data: str = option("small", help="conversations: small (made here), or a JSONL or JSON file")
     model: str = option("tiny", help="model to start from")
     backend: Literal["embedded", "tinker"] = option("embedded", help="where it is trained")
     base_url: str | None = option(None, help="address of the server, with backend=tinker")
@@ -41,7 +42,7 @@ def run(config: Config, progress: Progress) -> int:
         model.renderer.supervised(
             conversation_from_row(row, source=config.data, line=line), max_length=model.context, overlong="truncate"
         ).datums
-        for line, row in enumerate(ts.open_source(config.data), 1)
+        for line, row in enumerate(CHATS if config.data == "small" else ts.open_source(config.data), 1)
     ]
     if not examples:
         raise DataError("there is nothing to train on: the file holds no conversation", source=config.data)
