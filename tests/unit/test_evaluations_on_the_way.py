@@ -134,6 +134,31 @@ def test_what_is_measured_is_not_sampled_again(monkeypatch: pytest.MonkeyPatch) 
     assert "final/test/arithmetic/score" in lines("r")[-1]
 
 
+@pytest.mark.parametrize(("recipe", "other"), [(RL, "groups_per_batch=5"), (SL, "batch_size=1")], ids=["rl", "sl"])
+def test_other_weights_after_as_many_steps_are_measured_anew(recipe: list[str], other: str) -> None:
+    """A run that goes back may take other steps then: what was measured was of weights that are no more."""
+    chats = [[{"role": "user", "content": str(i)}, {"role": "assistant", "content": "ab" * i}] for i in range(1, 7)]
+    Path("chats.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    assert cli.main([*recipe, *EVALS, "learning_rate=0.01", "log_path=r"]) == 0
+    for file in Path("r/checkpoints").iterdir():
+        file.unlink()
+    journal = Path("r/journal.jsonl")
+    kept = [line for line in journal.read_text().splitlines() if '"started"' in line]
+    journal.write_text("".join(f"{line}\n" for line in kept))
+    assert cli.main([*recipe, *EVALS, "learning_rate=0.01", "log_path=r", other]) == 0
+    assert cli.main([*recipe, *EVALS, "learning_rate=0.01", "log_path=fresh", other]) == 0
+
+    def said(path: str) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        for log in Path(path).glob("evals/*/*/trajectories.jsonl"):
+            rows = [json.loads(line) for line in log.read_text().splitlines()]
+            found[log.parent.name] = sorted((row["group"], row["episode"], row["turns"][0]["text"]) for row in rows)
+        return found
+
+    assert said("r") == said("fresh")
+    assert results("r") == results("fresh")
+
+
 def test_what_the_world_fails_is_no_wrong_answer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

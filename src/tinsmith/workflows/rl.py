@@ -194,7 +194,7 @@ class RLLoop:
         self._keep_weights = False
         with self._sampler() as sampler:
             if step == 0 or (settings.eval_every and step % settings.eval_every == 0):
-                self._directory.record_evaluation(step, self._evaluate(sampler, step, step))
+                self._directory.record_evaluation(step, self._evaluate(sampler, step, step, self._directory.made_by()))
             began = time.monotonic()
             builders = [self._problems[position + i] for i in range(settings.groups_per_batch)]
             plan = self._plan("train", step, settings.group_size, settings.temperature)
@@ -226,12 +226,14 @@ class RLLoop:
         if settings.log_rollouts:
             rows = to_rows(groups, split="train", decode=self._decode, trained=(kept, batch))
             self._directory.write_rollouts(step, rows)
+        datums = "" if batch is None else batch_digest(batch)
         if step + 1 == settings.max_steps and (self._test is not None or self._evaluators):
             with self._sampler() as final:
-                found = self._evaluate(final, step, step + 1)
+                made_by = self._directory.made_by(metrics, datums=datums)
+                found = self._evaluate(final, step, step + 1, made_by)
                 metrics.update({f"final/{name}": value for name, value in found.items()})
         metrics.update(self._meter.take())
-        self._directory.record_step(step, metrics, datums="" if batch is None else batch_digest(batch))
+        self._directory.record_step(step, metrics, datums=datums)
         return metrics
 
     def _train(self, batch: Batch, step: int) -> dict[str, float]:
@@ -312,10 +314,10 @@ class RLLoop:
             step=step,
         )
 
-    def _evaluate(self, sampler: Sampler, step: int, steps_done: int) -> Mapping[str, float]:
+    def _evaluate(self, sampler: Sampler, step: int, steps_done: int, made_by: str) -> Mapping[str, float]:
         """At step `step`, of weights that `steps_done` steps made."""
         found = self._tested(sampler, step)
-        return found | measured(self._evaluators, sampler, steps_done, self._directory.path, self._progress)
+        return found | measured(self._evaluators, sampler, steps_done, self._directory.path, self._progress, made_by)
 
     def _show(self, what: str, before: int, total: int, done: int) -> None:
         self._progress.doing(what, before + done, total)

@@ -215,7 +215,7 @@ class SupervisedLoop:
 
     def _awaited(self, item: _Submitted) -> Mapping[str, float]:
         timeout = self._settings.timeout_s
-        evaluated = {**self._evaluation(item.step, item.evaluated), **self._measured(item, final=False)}
+        evaluated = {**self._evaluation(item.step, item.evaluated), **self._measured(item, self._directory.made_by())}
         if evaluated:
             self._directory.record_evaluation(item.step, evaluated)
         try:
@@ -238,26 +238,30 @@ class SupervisedLoop:
             "time/step": now - self._clock,
         }
         self._clock = now
-        found = {**self._evaluation(item.step, item.final), **self._measured(item, final=True)}
+        datums = batch_digest(item.batch)
+        made_by = self._directory.made_by(metrics, datums=datums)
+        found = {**self._evaluation(item.step, item.final), **self._measured(item, made_by, final=True)}
         metrics.update({f"final/{name}": value for name, value in found.items()})
         metrics.update(self._meter.late(item.used))
         if self._evaluating:
             metrics["time/evaluation"], self._evaluating = self._evaluating, 0.0
-        self._directory.record_step(item.step, metrics, datums=batch_digest(item.batch))
+        self._directory.record_step(item.step, metrics, datums=datums)
         if item.saved is not None and item.keep is not None:
             record_save(self._directory, item.keep, item.step + 1, item.saved, self._cursor(item.end), timeout)
         self._progress.update(item.step + 1, self._total, metrics)
         return metrics
 
-    def _measured(self, item: _Submitted, *, final: bool) -> Mapping[str, float]:
-        """What evaluators say of the weights before the step, or of the final ones."""
+    def _measured(self, item: _Submitted, made_by: str, *, final: bool = False) -> Mapping[str, float]:
+        """What evaluators say of the weights before the step, or of the final ones, which these steps made."""
         policy = item.policies.pop(final, None)
         if policy is None:
             return {}
         began = time.monotonic()
         try:
             sampler = wait(policy, "the sampler", self._settings.timeout_s)
-            found = measured(self._evaluators, sampler, item.step + final, self._directory.path, self._progress)
+            found = measured(
+                self._evaluators, sampler, item.step + final, self._directory.path, self._progress, made_by
+            )
         finally:
             _close_when_made(policy)
         took = time.monotonic() - began

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from attrs import frozen
 from tinsmith.domain.evaluation import standard_error
 from tinsmith.domain.tokens import Ints
 from tinsmith.envs.base import ProblemSource
-from tinsmith.ports.files import FileSystem
+from tinsmith.ports.files import FileSystem, exists, read, write_atomic
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
 from tinsmith.workflows.evals.directory import EvaluationDirectory
@@ -20,6 +21,8 @@ from tinsmith.workflows.evals.run import EvaluationSettings, evaluate
 
 EVALS = "evals"
 """In a run directory: evaluations, `evals/NAME/STEPS`."""
+WEIGHTS = "weights.json"
+"""In an evaluation: which steps made the weights that it is of."""
 _MAY_CHANGE = ("concurrency", "retries", "size", "data", "sandbox.kind", "sandbox.url", "sandbox.at_once")
 
 
@@ -36,16 +39,24 @@ class Evaluator:
     files: FileSystem
     decode: Callable[[Ints], str]
 
-    def measure(self, sampler: Sampler, steps: int, run: Path, progress: Progress) -> dict[str, float]:
-        """`test/<name>/...` of the weights after `steps` optimizer steps of the run at `run`; see `numbers`."""
-        path = run / EVALS / self.name / f"{steps:06d}"
+    def measure(
+        self, sampler: Sampler, steps: int, run: Path, progress: Progress, made_by: str = ""
+    ) -> dict[str, float]:
+        """`test/<name>/...` of the weights after `steps` optimizer steps of the run at `run`; see `numbers`. made_by:
+        of which steps (`RunDirectory.made_by`). What is there of other weights does not count."""
+        path = (run / EVALS / self.name / f"{steps:06d}").absolute()
+        weights = json.dumps({"made_by": made_by}).encode() + b"\n"
+        others = not exists(self.files, path / WEIGHTS) or read(self.files, path / WEIGHTS) != weights
         with EvaluationDirectory.open(
             path,
             config=self.config,
             fingerprint=self.problems.fingerprint,
             files=self.files,
             may_change=_MAY_CHANGE,
+            if_exists="delete" if others else "resume",
         ) as directory:
+            if others:  # before the first attempt is kept
+                write_atomic(self.files, path / WEIGHTS, weights)
             for note in directory.notes:
                 progress.note(f"{path}: {note}")
             shown = _Beside(progress, f"evaluating {self.name}")
@@ -91,10 +102,10 @@ class _Beside:
 
 
 def measured(
-    evaluators: Sequence[Evaluator], sampler: Sampler, steps: int, run: Path, progress: Progress
+    evaluators: Sequence[Evaluator], sampler: Sampler, steps: int, run: Path, progress: Progress, made_by: str
 ) -> dict[str, float]:
     """All their metrics."""
     out: dict[str, float] = {}
     for evaluator in evaluators:
-        out |= evaluator.measure(sampler, steps, run, progress)
+        out |= evaluator.measure(sampler, steps, run, progress, made_by)
     return out

@@ -14,6 +14,7 @@ power cut may take the last second, which a resume trains again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -86,6 +87,7 @@ class RunDirectory:
         self._reopened = False
         self._session = 0  # how often the run was resumed before
         self._next_step: int | None = None  # None until `resume`
+        self._made_by = ""  # of the steps that count
         self._checkpoints: list[Checkpoint] = []  # that can be resumed from, oldest first
         self._finished_at: int | None = None
         self._stopped = False
@@ -245,6 +247,9 @@ class RunDirectory:
             self._session += 1
         kept = before(self._records, resumed)
         self._next_step = resumed.step
+        for record in kept:
+            if isinstance(record.event, Step):
+                self._made_by = self.made_by(record.event.metrics, datums=record.event.datums)
         self._records, self._finished_at = [], None
         alive = {r.event.name for r in kept if isinstance(r.event, Checkpoint)}
         self._checkpoints = [c for c in self._checkpoints if c.name in alive]
@@ -285,6 +290,15 @@ class RunDirectory:
             raise JournalError(f"{self.path}: no checkpoint could be loaded:\n  " + "\n  ".join(refusals))
         return None
 
+    def made_by(self, metrics: Mapping[str, Any] | None = None, *, datums: str = "") -> str:
+        """A digest of the steps that made the weights, with one more if its metrics and datums are given: a run that
+        went back and took other steps has other weights after as many of them."""
+        if metrics is None:
+            return self._made_by
+        rate = metrics.get("optim/lr", metrics.get("learning_rate"))
+        told = (self._made_by, datums, None if rate is None else float(rate))
+        return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
+
     # Recording
 
     def record_step(self, step: int, metrics: Mapping[str, Any], *, datums: str) -> None:
@@ -296,6 +310,7 @@ class RunDirectory:
         if step != self._expected():
             raise JournalError(f"{self.path}: step {step} is recorded where step {self._expected()} is next")
         self._journal.append(Step(step=step, metrics=dict(metrics), datums=datums))
+        self._made_by = self.made_by(metrics, datums=datums)
         self._next_step = step + 1
         self._outputs.add_step(step, metrics)
 
