@@ -57,7 +57,7 @@ def run(config: Config, progress: Progress) -> int:
     with environments(config, progress.note) as envs:
         path = config.log_path or common.default_path(NAME, config, *(d.rsplit("/")[-1] for d in config.data))
         shown = (("share of right programs", "correct"), ("answers with a program", "format"))
-        lines = (*shown, ("tests passed before the first failure", "tests_passed"), ("reward", "reward/total"))
+        lines = (*shown, ("tests passed before a failure", "tests_passed"), ("reward", "reward/total"))
         reinforcement.train(NAME, config, progress, envs.model, envs.train, envs.test, path, lines)
     return 0
 
