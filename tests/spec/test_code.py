@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 
 import pytest
 from hypothesis import assume, example, given
@@ -127,6 +128,14 @@ def test_the_last_block_that_is_python_counts(before, blocks, tag):
     assert code_in(text).rstrip("\n") == blocks[-1].rstrip("\n")
     assert code_in(text.replace("```", "'''")) is None
     assert code_in(text + "\n```python\nprint(") == code_in(text), "one that does not end is none"
+
+
+@pytest.mark.parametrize("text", ["```" + " " * 60_000, "a```python\n" * 20_000], ids=["spaces", "openings"])
+def test_a_text_of_any_length_is_read_in_time_in_proportion(text):
+    """It is read between the turns of all other episodes, which wait."""
+    began = time.process_time()
+    assert code_in(text) is None
+    assert time.process_time() - began < 2
 
 
 def test_what_a_problem_began_may_be_gone_on_with_or_written_whole():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -106,6 +107,14 @@ def test_of_an_answer_yes_and_no_alone_are_passed_on(said, passed_on):
     game.act(ANSWERER, said)
     assert game.observe(ASKER)[0].text == passed_on
     assert game.metrics(ASKER)["unclear_answers"] == float(passed_on == "I cannot say.")
+
+
+def test_a_guess_of_many_empty_lines_is_read_in_time_in_proportion():
+    game = TwentyQuestions("apple")
+    began = time.process_time()
+    game.act(ASKER, "guess" + "\n" * 60_000)
+    assert time.process_time() - began < 2
+    assert game.turn == ANSWERER
 
 
 def test_giving_up_ends_the_game():

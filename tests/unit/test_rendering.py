@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,19 @@ import pytest
 
 from tinsmith import rendering
 from tinsmith.domain.errors import ConfigError, RenderError
-from tinsmith.domain.messages import Conversation, ImagePart, Message, TextPart, ThinkingPart, Tool, ToolCall
+from tinsmith.domain.messages import (
+    Conversation,
+    ImagePart,
+    Message,
+    TextPart,
+    ThinkingPart,
+    Tool,
+    ToolCall,
+    UnparsedToolCall,
+)
 from tinsmith.rendering import NothingToTrain, Overlong, Termination, TooLong, TrainOn
 from tinsmith.rendering.show import spans
+from tinsmith.rendering.xml_calls import read_xml_call
 from tinsmith.testing import FakeTokenizer
 from tinsmith.testing.fakes import CHAT_TOKENS
 
@@ -246,6 +257,12 @@ def test_a_call_that_spells_half_a_surrogate_pair_is_no_exception(
     for held in (*message.tool_calls, *message.unparsed_tool_calls):
         repr(held).encode()
         (held.id if isinstance(held, ToolCall) and held.id else "").encode()
+
+
+def test_a_call_of_many_empty_lines_is_read_in_time_in_proportion() -> None:
+    began = time.process_time()
+    assert isinstance(read_xml_call("<function=f>" + "\n" * 60_000 + "x"), UnparsedToolCall)
+    assert time.process_time() - began < 2
 
 
 def test_bridge() -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 from attrs import frozen
 
-_FENCE = re.compile(r"```[^\S\n]*(?:python3?|py)?[^\S\n]*\n(.*?)^[^\S\n]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+# Nothing is tried twice: what is searched was written by a model, which may write spaces without end.
+_OPENS = re.compile(r"```[^\S\n]*+(?:python3?|py)?[^\S\n]*+\n", re.IGNORECASE)
+_CLOSES = re.compile(r"^[^\S\n]*+```", re.MULTILINE)
 _DEFINED = r"^(?:async\s+)?(?:def|class)\s+{name}\b|^{name}\s*="
 
 
@@ -62,8 +64,10 @@ class CodeProblem:
 
 def code_in(text: str) -> str | None:
     """The last fenced block of a text that is Python or says no language; None where there is none that ends."""
-    found: list[str] = _FENCE.findall(text)
-    return found[-1] if found and found[-1].strip() else None
+    last, at = "", 0
+    while (opens := _OPENS.search(text, at)) and (closes := _CLOSES.search(text, opens.end())):
+        last, at = text[opens.end() : closes.start()], closes.end()
+    return last if last.strip() else None
 
 
 def whole_program(problem: CodeProblem, code: str) -> str:

@@ -37,7 +37,7 @@ _TABLE = {
 THINGS: Mapping[str, frozenset[str]] = {name: frozenset(told.split()) for name, told in _TABLE.items()}
 """What is true of each thing. No two have the same told of them."""
 
-_GUESS = re.compile(r"\bguess\b\s*:?\s*(.+)", re.IGNORECASE)
+_GUESS = re.compile(r"\bguess\b\s*+:?\s*+(.+)", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 _NUMBER = re.compile(r"(?<!\d)\d{1,3}(?!\d)")
 _NEGATIONS = {"not", "no", "never", "isn", "nor", "without"}

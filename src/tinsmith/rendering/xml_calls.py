@@ -13,7 +13,7 @@ from tinsmith.rendering.answers import read_value
 from tinsmith.rendering.records import Hints
 
 _ENDS = re.compile(r"</parameter>\s*<parameter=")
-_CALL_FORM = re.compile(r"\s*<function=([^>\n]+)>\n?(.*?)\s*</function>\s*", re.DOTALL)
+_CALL_FORM = re.compile(r"\s*<function=([^>\n]+)>\n?(.*)</function>\s*", re.DOTALL)
 # A value ends where another parameter or the end of the call follows, not at a tag that is part of it.
 _PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>(?=\s*(?:<parameter=|\Z))", re.DOTALL)
 _PYTHON = {"True": True, "False": False, "None": None}
@@ -29,7 +29,7 @@ def read_xml_call(text: str, hints: Hints | None = None, *, python_values: bool 
     arguments: dict[str, Any] = {}
     types = {} if hints is None else hints.types.get(form[1], {})
     others = _PYTHON if python_values else {}
-    body, at = form[2], 0
+    body, at = form[2].rstrip(), 0
     while found := _PARAMETER.match(body, at):
         arguments[found[1]] = read_value(found[2], types.get(found[1], frozenset()), others)
         at = found.end()
