@@ -122,6 +122,22 @@ def test_a_message_that_cannot_be_read_is_asked_for_again_and_then_ends_the_epis
     assert [t.reward for t in bad.transitions] == [0.0, -3.0]
 
 
+@pytest.mark.parametrize("name", ["qwen3", "nemotron3_disable_thinking"])
+def test_a_call_that_cannot_be_read_is_asked_for_again_in_every_format(name):
+    """Also where the conversation is rendered anew and the format has no form for such a call: there it is text."""
+    renderer = rendering.get(name, TOKENIZER)
+    env = lambda: RenderedEnv(env=Talk(["hello"]), renderer=renderer, parse_errors=ParseErrors(retries=1))  # noqa: E731
+    seen = []
+
+    def answer(prompt, _):
+        seen.append(prompt)
+        return "<tool_call>\n{broken}\n</tool_call>"
+
+    assert played(env, answer)[0].episodes[0].stop_reason is StopReason.PARSE_ERROR
+    assert len(seen) == 2
+    assert "{broken}" in seen[1]
+
+
 def test_a_broken_frame_is_never_asked_for_again():
     env = lambda: RenderedEnv(env=Talk(["hello"]), renderer=REWRITES, parse_errors=ParseErrors(retries=5))  # noqa: E731
     (group,) = played(env, lambda prompt, j: "<think>no end")

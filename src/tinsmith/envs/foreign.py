@@ -9,10 +9,10 @@ from typing import Any
 from attrs import field, frozen
 
 from tinsmith.domain.episodes import Episode, StopReason
-from tinsmith.domain.messages import Message, TextPart
 from tinsmith.domain.mixtures import row_at
 from tinsmith.domain.tokens import Ints
 from tinsmith.envs.base import Action, Env, EpisodeOver, GroupBuilder, Observation, Step
+from tinsmith.envs.message import as_it_reads
 from tinsmith.ports.foreign import Ask, ForeignEnvironment, ForeignRollout, Scored
 from tinsmith.ports.sampler import FinishReason
 from tinsmith.rendering import Renderer, Termination
@@ -71,14 +71,6 @@ class ForeignEnv:
         self._prompt[:], self._asked[:] = [ids], [ask]
         stop = self.renderer.stop
         return Observation(ids, stop_ids=stop.ids, stop=(*stop.strings, *ask.stop))
-
-
-def as_it_reads(message: Message) -> Message:
-    """Tool calls that cannot be read as text, for a library that knows none such."""
-    if not message.unparsed_tool_calls:
-        return message
-    calls = tuple(TextPart(call.text) for call in message.unparsed_tool_calls)
-    return Message("assistant", (*message.content, *calls), tool_calls=message.tool_calls)
 
 
 @frozen(eq=False, kw_only=True)

@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 from attrs import field, frozen
 
 from tinsmith.domain.episodes import StopReason
-from tinsmith.domain.messages import Message, Tool
+from tinsmith.domain.errors import RenderError
+from tinsmith.domain.messages import Message, TextPart, Tool
 from tinsmith.domain.tokens import Ints
 from tinsmith.envs.base import Action, LimitAware, Observation, Step
 from tinsmith.ports.sampler import FinishReason
@@ -157,7 +158,13 @@ class RenderedEnv:
 
     async def _rendered(self) -> Ints:
         def render() -> Ints:
-            return self.renderer.generation_prompt(self._history, tools=self.env.tools).ids
+            try:
+                return self.renderer.generation_prompt(self._history, tools=self.env.tools).ids
+            except RenderError:  # a format may have no form for a call that could not be read
+                shown = [as_it_reads(message) for message in self._history]
+                if shown == self._history:
+                    raise
+                return self.renderer.generation_prompt(shown, tools=self.env.tools).ids
 
         long = sum(len(m.text) for m in self._history) > LONG
         return await asyncio.to_thread(render) if long else render()
@@ -172,3 +179,11 @@ def _unreadable(parsed: Parsed) -> str | None:
     if parsed.failures:
         return "; ".join(f.reason for f in parsed.failures)
     return "it goes on after its end" if parsed.termination is Termination.MALFORMED else None
+
+
+def as_it_reads(message: Message) -> Message:
+    """Tool calls that cannot be read as text, for who knows none such."""
+    if not message.unparsed_tool_calls:
+        return message
+    calls = tuple(TextPart(call.text) for call in message.unparsed_tool_calls)
+    return Message("assistant", (*message.content, *calls), tool_calls=message.tool_calls)
