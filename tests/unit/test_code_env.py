@@ -11,7 +11,7 @@ from tinsmith import bootstrap, rendering
 from tinsmith.domain.code import CodeProblem, CodeTest, TestKind
 from tinsmith.domain.episodes import StopReason
 from tinsmith.domain.errors import ConfigError, WorldError
-from tinsmith.domain.messages import ToolCall
+from tinsmith.domain.messages import Message, ToolCall
 from tinsmith.envs import code
 from tinsmith.envs.code import CodeSet, CodeTask, check_tool, judge, read_code
 from tinsmith.envs.tools import ToolBox
@@ -301,3 +301,16 @@ def test_a_program_that_breaks_its_sandboxs_bounds_is_the_models_mistake():
         assert group.episodes[0].reward == 0.0
         metrics = group.episodes[0].transitions[-1].metrics
         assert metrics["timed_out"] + metrics["over_limit"] == 1.0
+
+
+def test_a_program_that_idles_through_many_tests_ends_before_its_turn_does():
+    """Beyond that the world would have failed, and stop the run."""
+    tests = (CodeTest(TestKind.STDIN, "", ("1",)),) * 500
+    problem = CodeProblem(id="many", question="", tests=tests, shown=tests)
+    sandbox = ScriptedSandbox(lambda _: says(end=End.TIMEOUT))
+    task = CodeTask(renderer=QWEN3, sandbox=sandbox, tool_timeout_s=100.0)
+    call = ToolCall("check_solution", json.dumps({"code": "pass"}))
+    asyncio.run(task.box(problem).call(call))
+    graded = asyncio.run(task.grade(problem, [Message.assistant("```python\npass\n```")]))
+    assert graded.metrics["timed_out"] == 1
+    assert [p.timeout_s for p in sandbox.programs] == [50.0, 50.0]

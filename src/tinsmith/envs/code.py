@@ -62,9 +62,16 @@ class Verdict:
 
 
 async def judge(
-    sandbox: Sandbox, problem: CodeProblem, code: str, tests: Sequence[CodeTest], *, seconds: float
+    sandbox: Sandbox,
+    problem: CodeProblem,
+    code: str,
+    tests: Sequence[CodeTest],
+    *,
+    seconds: float,
+    most_s: float = float("inf"),
 ) -> Verdict:
-    """Run a program on tests in one sandbox; the first failure settles it. seconds: of processor time a test.
+    """Run a program on tests in one sandbox; the first failure settles it. seconds: of processor time a test. most_s:
+    of wall clock for all of them.
 
     Raises SandboxError for the world's failures.
     """
@@ -81,7 +88,7 @@ async def judge(
     program = Program(
         source=_driver(),
         files=files,
-        timeout_s=WALL * ((seconds + 1) * len(tests) + SPARE_S),
+        timeout_s=min(WALL * ((seconds + 1) * len(tests) + SPARE_S), most_s),
     )
     ran = await sandbox.run(program)
     return read_verdict(tests, ran.stdout.decode("utf-8", "replace"), ran.end)
@@ -136,14 +143,14 @@ def told(tests: Sequence[CodeTest], verdict: Verdict) -> str:
     return "\n".join([*lines, verdict.text if len(verdict.text) < 2 * TOLD else f"... {verdict.text[-TOLD:]}"])
 
 
-def check_tool(sandbox: Sandbox, problem: CodeProblem, seconds: float) -> ToolFunction:
+def check_tool(sandbox: Sandbox, problem: CodeProblem, seconds: float, most_s: float = float("inf")) -> ToolFunction:
     """The tool `check_solution(code)`, which runs code on the tests that the problem shows."""
     tests = problem.shown or (CodeTest(TestKind.ASSERT, ""),)
 
     @tool
     async def check_solution(code: str) -> str:
         """Run Python code on the examples of the problem."""
-        verdict = await judge(sandbox, problem, code_in(code) or code, tests, seconds=seconds)
+        verdict = await judge(sandbox, problem, code_in(code) or code, tests, seconds=seconds, most_s=most_s)
         if not problem.shown and verdict.correct:
             return "it runs; there are no examples to try it on"
         return told(tests, verdict)
@@ -168,9 +175,11 @@ class CodeTask:
     """Of processor time, for each test."""
     format_coef: float = 0.1
     tool_timeout_s: float = 3600.0
+    """Of a call of the tool and of a judgement. A program has half of it: one that idles through many tests has failed,
+    and is not the world's failure, which would stop the run."""
 
     def box(self, problem: CodeProblem) -> ToolBox:
-        tools = [check_tool(self.sandbox, problem, self.seconds)] if self.tool else []
+        tools = [check_tool(self.sandbox, problem, self.seconds, self.tool_timeout_s / 2)] if self.tool else []
         return ToolBox(tools, timeout_s=self.tool_timeout_s)
 
     def messages(self, problem: CodeProblem) -> tuple[Message, ...]:
@@ -185,7 +194,8 @@ class CodeTask:
         code = None if last is None else code_in(last.text)
         verdict = Verdict(passed=0, tests=len(problem.tests), failure="no code")
         if code is not None:
-            verdict = await judge(self.sandbox, problem, code, problem.tests, seconds=self.seconds)
+            most_s = self.tool_timeout_s / 2
+            verdict = await judge(self.sandbox, problem, code, problem.tests, seconds=self.seconds, most_s=most_s)
         correct, well_formed = float(verdict.correct), float(code is not None)
         metrics = {
             "correct": correct,
