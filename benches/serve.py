@@ -2,15 +2,17 @@
 
     python benches/serve.py [--rounds N]
 
-Prints, for a forward_backward of 32 x 128 tokens and a sample of 8 x 32 tokens, the median time of both and the median
-of the differences of neighbours (the cost of the wire), after a check that both gave the same bits; then how busy 64
-concurrent samples keep the engine: the share of the time that it spends inside its own steps. Server and client share
-the processors, as they do on a laptop.
+Prints, for a forward_backward of 32 x 128 tokens and a sample of 8 x 32 tokens, after a check that both gave the same
+bits: the median time of both; the cost of the wire, the median of what a call takes beside the engine's own time within
+it; and the same at the least that a server can be, which calls the same engine on what it holds already, reads nothing
+and keeps nothing, so that its cost is that of the SDK and of HTTP. Then how busy 64 concurrent samples keep the engine:
+the share of the time that it spends inside its own steps. Server and client share the processors, as on a laptop.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -19,6 +21,7 @@ import tempfile
 import time
 import urllib.request
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from tinsmith import bootstrap
 from tinsmith.domain.datums import Batch, Datum
 from tinsmith.ports.sampler import SamplingParams
 from tinsmith.ports.trainer import Lora, LossSpec
+from tinsmith.wire import sampling as wire_sampling
+from tinsmith.wire import training as wire_training
 
 os.environ.setdefault("TINKER_API_KEY", "tml-bench")
 os.environ.setdefault("TINKER_TELEMETRY", "0")
@@ -72,16 +77,64 @@ def serve(directory: str) -> None:
         timed(part)
     server = bootstrap.open_server({"tiny": "tiny"}, Path(directory), note=lambda _: None)
 
-    def with_busy(app: Any) -> Any:
+    def around(app: Any) -> Any:
+        least = Least(app)
+
         async def answer(scope: Any, receive: Any, send: Any) -> None:
             told = scope["type"] == "http" and scope["path"] == "/busy"
-            await (PlainTextResponse(str(Timed.seconds)) if told else app)(scope, receive, send)
+            if told:
+                least.on = scope["query_string"] == b"least"
+            await (PlainTextResponse(str(Timed.seconds)) if told else least)(scope, receive, send)
 
         return answer
 
-    server.wrap(with_busy)
+    server.wrap(around)
     print(server.url, flush=True)
     server.run()
+
+
+class Least:
+    """While it is on, the least that a server can do for the two requests that are measured; around the real one."""
+
+    on = False
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        model = bootstrap.load_model("tiny")
+        self._trainer, self._sampler = model.trainer(lora=Lora(unembed=True), seed=0), model.sampler()
+        self._rows, self._pending = batch(), {}
+        self._answer = b""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        name = scope.get("path", "").rpartition("/")[2]
+        if not self.on or name not in ("forward_backward", "asample", "retrieve_future"):
+            await self._app(scope, receive, send)
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message.get("more_body", False)
+        request = f"least:{len(self._pending)}"
+        told = {"request_id": request, "sample_sequence_ids": [f"{request}:{i}" for i in range(8)]}
+        kind, answer = b"application/json", json.dumps(told).encode()
+        if name == "forward_backward":
+            self._pending[request] = self._trainer.forward_backward(self._rows, LossSpec("cross_entropy")).then(
+                self._fb
+            )
+        elif name == "asample":
+            settings = SamplingParams(max_tokens=32, seed=json.loads(body)["sampling_params"]["seed"])
+            drawn = self._sampler.sample(np.array(PROMPT), settings, 8)
+            self._pending[request] = drawn.then(wire_sampling.encode_result)
+        else:
+            kind, answer = b"application/x-protobuf", await self._pending[json.loads(body)["request_id"]]
+        headers = [(b"content-type", kind), (b"content-length", str(len(answer)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    def _fb(self, result: Any) -> bytes:
+        if not self._answer:  # it is the same each time
+            self._answer = wire_training.encode_result(result.logprobs, self._rows, [0] * 32, result.loss, {})
+        return self._answer
 
 
 def timed(part: Any) -> None:
@@ -94,8 +147,9 @@ def timed(part: Any) -> None:
     part.__init__ = init
 
 
-def busy(url: str) -> float:
-    with urllib.request.urlopen(f"{url}/busy", timeout=10) as answer:
+def busy(url: str, least: bool = False) -> float:
+    """Seconds of the engine so far. Also says which server is to answer what comes next."""
+    with urllib.request.urlopen(f"{url}/busy" + "?least" * least, timeout=10) as answer:
         return float(answer.read())
 
 
@@ -115,15 +169,44 @@ def batch() -> Batch:
     return Batch.of(rows)
 
 
-def report(what: str, direct: list[float], over: list[float], inside: list[float]) -> None:
-    """`inside`: what the engine itself took of each time over the wire."""
-    beside = statistics.median(b - a for a, b in zip(inside, over, strict=True)) * 1e3
-    apart = statistics.median(b - a for a, b in zip(direct, over, strict=True)) * 1e3
-    a, b, c = (statistics.median(times) * 1e3 for times in (direct, over, inside))
-    print(
-        f"{what:28} engine alone {a:6.1f} ms   over the wire {b:6.1f} ms, of which the engine {c:6.1f} ms   "
-        f"cost {beside:4.1f} ms (against the engine alone {apart:.1f} ms)"
-    )
+class Times:
+    """One kind of request: `here` calls the engine directly; `there` goes over the wire, and is told whether to the
+    least server."""
+
+    def __init__(self, what: str, url: str, rounds: int) -> None:
+        self._what, self._url, self._rounds = what, url, rounds
+
+    def measure(
+        self, here: Callable[[int], Any], there: Callable[[int], Any], equal: Callable[[Any, Any], bool]
+    ) -> None:
+        direct, over, costs = [], [], {False: [], True: []}
+        for turn in range(self._rounds + 3):
+            began = time.perf_counter()
+            mine = here(turn)
+            took = time.perf_counter() - began
+            for least in (False, True):
+                before = busy(self._url, least)
+                began = time.perf_counter()
+                theirs = there(turn, least)
+                wall = time.perf_counter() - began
+                inside = busy(self._url) - before
+                assert equal(mine, theirs), "the wire changed what the engine gave"
+                if turn >= 3:
+                    costs[least].append(wall - inside)
+                    over += [] if least else [wall]
+            if turn >= 3:
+                direct.append(took)
+        a, b = statistics.median(direct) * 1e3, statistics.median(over) * 1e3
+        cost, floor = (statistics.quantiles(costs[least], n=4) for least in (False, True))
+        print(
+            f"{self._what:26} engine {a:6.1f} ms   over the wire {b:6.1f} ms   cost {cost[1] * 1e3:4.1f} ms (quartiles "
+            f"{cost[0] * 1e3:.1f}, {cost[2] * 1e3:.1f})   SDK and HTTP alone {floor[1] * 1e3:4.1f} ms "
+            f"({floor[0] * 1e3:.1f}, {floor[2] * 1e3:.1f})"
+        )
+
+
+def logprobs(result: Any) -> bytes:
+    return b"".join(np.asarray(o["logprobs"].tolist(), np.float32).tobytes() for o in result.loss_fn_outputs)
 
 
 def main() -> None:
@@ -145,7 +228,8 @@ def main() -> None:
         process, url = start(str(Path(directory) / "state"))
         try:
             service = tinker.ServiceClient(base_url=url)
-            client = service.create_lora_training_client("tiny", rank=32, seed=0).result()
+            # A client each: a request that the server never sees leaves a gap in the numbers.
+            clients = [service.create_lora_training_client("tiny", rank=32, seed=0).result() for _ in range(2)]
             model = bootstrap.load_model("tiny")
             trainer = model.trainer(lora=Lora(unembed=True), seed=0)
             rows = batch()
@@ -156,41 +240,23 @@ def main() -> None:
                 )
                 for row in rows
             ]
-            direct, over, inside = [], [], []
-            for turn in range(rounds + 3):
-                before = busy(url)
-                began = time.perf_counter()
-                here = trainer.forward_backward(rows, LossSpec("cross_entropy")).result()
-                middle = time.perf_counter()
-                there = client.forward_backward(data, "cross_entropy").result()
-                ended = time.perf_counter()
-                if turn >= 3:
-                    direct.append(middle - began)
-                    over.append(ended - middle)
-                    inside.append(busy(url) - before)
-            got = np.concatenate([np.asarray(o["logprobs"].tolist(), np.float32) for o in there.loss_fn_outputs])
-            assert got.tobytes() == here.logprobs.tobytes(), "the wire changed the logprobs"
-            report("forward_backward 32 x 128", direct, over, inside)
+            loss = "cross_entropy"
+            Times("forward_backward 32 x 128", url, rounds).measure(
+                lambda _: trainer.forward_backward(rows, LossSpec(loss)).result(),
+                lambda _, least: clients[least].forward_backward(data, loss).result(),
+                lambda mine, theirs: mine.logprobs.tobytes() == logprobs(theirs),
+            )
 
             sampler = model.sampler()
             remote = service.create_sampling_client(base_model="tiny").result()
             prompt = types.ModelInput.from_ints(PROMPT)
-            direct, over, inside = [], [], []
-            for turn in range(rounds + 3):
-                before = busy(url)
-                params = SamplingParams(max_tokens=32, seed=turn)
-                asked = types.SamplingParams(max_tokens=32, seed=turn, stop=[])
-                began = time.perf_counter()
-                mine = sampler.sample(np.array(PROMPT), params, 8).result()
-                middle = time.perf_counter()
-                theirs = remote.sample(prompt, 8, asked).result()
-                ended = time.perf_counter()
-                assert [s.tokens for s in theirs.sequences] == [c.tokens.tolist() for c in mine.completions]
-                if turn >= 3:
-                    direct.append(middle - began)
-                    over.append(ended - middle)
-                    inside.append(busy(url) - before)
-            report("sample 8 x 32", direct, over, inside)
+            Times("sample 8 x 32", url, rounds).measure(
+                lambda i: sampler.sample(np.array(PROMPT), SamplingParams(max_tokens=32, seed=i), 8).result(),
+                lambda i, _: remote.sample(prompt, 8, types.SamplingParams(max_tokens=32, seed=i, stop=[])).result(),
+                lambda mine, theirs: (
+                    [s.tokens for s in theirs.sequences] == [c.tokens.tolist() for c in mine.completions]
+                ),
+            )
 
             busy_before, wall, tokens = busy(url), time.perf_counter(), 0
             waiting = deque()

@@ -4,18 +4,23 @@ import contextlib
 import functools
 import inspect
 import os
+import shutil
 import signal
+import site
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 from faults import laws_of
 from sandbox_servers import FakeModal, fusion_server
 
+from tinsmith.adapters.sandbox import inside
 from tinsmith.adapters.sandbox.fusion import FusionBackend
 from tinsmith.adapters.sandbox.local import BubblewrapBackend, LocalBackend, check
 from tinsmith.adapters.sandbox.modal import ModalBackend
@@ -36,8 +41,17 @@ def here(backend):
         made = backend(LIMITS)
         check(made)
     except ConfigError as error:
+        if backend is LocalBackend and can_unshare():
+            raise  # the machine is not what is wrong
         pytest.skip(str(error))
     return SandboxPool(made, max_concurrent=AT_ONCE)
+
+
+def can_unshare():
+    words = ["unshare", "--mount", "--pid", "--net", "--fork", *(["--map-root-user"] if os.geteuid() else []), "true"]
+    return (
+        shutil.which("unshare") is not None and subprocess.run(words, capture_output=True, timeout=60).returncode == 0
+    )
 
 
 class TestLocal(SandboxContract):
@@ -86,6 +100,23 @@ class TestModal(SandboxContract):
 
 
 # What is of one adapter alone
+
+
+@pytest.mark.parametrize("backend", [LocalBackend, BubblewrapBackend])
+def test_packages_may_lie_below_the_scratch_directory(backend, monkeypatch):
+    """As those of an environment in /tmp do: seen, read-only, and not among what the program starts with."""
+    with tempfile.TemporaryDirectory(dir=inside.SCRATCH) as directory:
+        (Path(directory) / "carried.py").write_text("value = 42")
+        os.chmod(directory, 0o755)
+        monkeypatch.setattr(site, "getsitepackages", lambda: [directory])
+        here(backend).close()
+        source = (
+            "import os, carried\nprint(carried.value, os.listdir('.'))\n"
+            f"try: open({directory!r} + '/x', 'w')\nexcept OSError: print('read-only')\nopen('/tmp/x', 'w')"
+        )
+        with SandboxPool(backend(LIMITS), max_concurrent=1) as sandbox:
+            ran = sandbox.run(Program(source=source)).result(WAIT)
+        assert (ran.exit_code, ran.stdout) == (0, b"42 ['main.py']\nread-only\n"), ran
 
 
 @pytest.mark.parametrize("which", ["outer", "inner"])

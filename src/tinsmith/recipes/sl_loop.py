@@ -19,12 +19,17 @@ from tinsmith.config import option
 from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.errors import DataError
 from tinsmith.ports.progress import Progress
-from tinsmith.recipes.small_sets import CHATS
+
+WORDS = ("apple", "river", "stone", "cloud", "lamp", "green", "table", "seven", "music", "paper", "garden", "winter")
+SPELLED = [
+    {"messages": [{"role": "user", "content": f"Spell {word}."}, {"role": "assistant", "content": "-".join(word)}]}
+    for word in WORDS * 50
+]
 
 
 @frozen(kw_only=True)
 class Config:
-    data: str = option("small", help="conversations: small (made here), or a JSONL or JSON file")
+    data: str | None = option(None, help="conversations: a JSONL or JSON file; none: words to be spelled")
     model: str = option("tiny", help="model to start from")
     backend: Literal["embedded", "tinker"] = option("embedded", help="where it is trained")
     base_url: str | None = option(None, help="address of the server, with backend=tinker")
@@ -36,16 +41,22 @@ class Config:
     seed: int = option(0, help="fixes adapters and order", min=0)
 
 
+def conversations(config: Config) -> Iterable[Any]:
+    return SPELLED if config.data is None else ts.open_source(config.data)
+
+
 def run(config: Config, progress: Progress) -> int:
     model = ts.open_model(config.model, backend=config.backend, base_url=config.base_url)
     examples = [
         model.renderer.supervised(
-            conversation_from_row(row, source=config.data, line=line), max_length=model.context, overlong="truncate"
+            conversation_from_row(row, source=config.data or "words", line=line),
+            max_length=model.context,
+            overlong="truncate",
         ).datums
-        for line, row in enumerate(CHATS if config.data == "small" else ts.open_source(config.data), 1)
+        for line, row in enumerate(conversations(config), 1)
     ]
     if not examples:
-        raise DataError("there is nothing to train on: the file holds no conversation", source=config.data)
+        raise DataError("there is nothing to train on: the file holds no conversation", source=config.data or "words")
     order = np.random.default_rng(config.seed).permutation(len(examples))
     steps = -(-len(examples) // config.batch_size)
     steps = min(steps, config.max_steps or steps)
@@ -85,8 +96,8 @@ def run(config: Config, progress: Progress) -> int:
 
 def check(config: Config) -> Iterable[Any]:
     model = ts.open_model(config.model, backend=config.backend, base_url=config.base_url)
-    first = next(iter(ts.open_source(config.data)))
-    datum = model.renderer.supervised(conversation_from_row(first, source=config.data, line=1)).datums[0]
+    first = next(iter(conversations(config)))
+    datum = model.renderer.supervised(conversation_from_row(first, source=config.data or "words", line=1)).datums[0]
     yield f"the first example has {datum.num_tokens} tokens, {datum.num_loss_tokens} of them trained:"
     yield model.tokenizer.decode(datum.tokens)
 

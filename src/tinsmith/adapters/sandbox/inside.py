@@ -26,6 +26,8 @@ from typing import Any, NoReturn
 
 MAIN = "main.py"
 SCRATCH = "/tmp"
+WORK = f"{SCRATCH}/run"
+"""Where the program starts, with its files and nothing else."""
 LENGTH = struct.Struct("!I")
 POLL = 0.05
 """Seconds between looks at memory."""
@@ -107,8 +109,9 @@ def unshare() -> None:
         _map_user()
 
 
-def build_root(paths: list[str], pivot: int) -> None:
-    """A root of which all is read-only but the scratch directory, which lies in memory and has a size."""
+def build_root(paths: list[str], pivot: int, disk_bytes: int) -> None:
+    """A root of which all is read-only but the scratch directory, which lies in memory and has a size. Where Python or
+    its packages lie below a directory of that name, they are mounted in it."""
     _mount("", "/", "", _REC | _PRIVATE)
     _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
     os.makedirs("/tmp/new")
@@ -121,6 +124,9 @@ def build_root(paths: list[str], pivot: int) -> None:
             os.symlink(os.readlink(f"/old/{name}"), f"/new/{name}")
         elif os.path.isdir(f"/old/{name}"):
             _bind(f"/{name}")
+    os.makedirs(f"/new{SCRATCH}")
+    options = f"size={disk_bytes},nr_inodes={max_files(disk_bytes)},mode=1777"
+    _mount("tmpfs", f"/new{SCRATCH}", "tmpfs", _NOSUID | _NODEV, options)
     for path in paths:
         if not os.path.lexists(f"/new{path}"):
             _bind(path)
@@ -133,10 +139,11 @@ def build_root(paths: list[str], pivot: int) -> None:
         _bind(f"/dev/{name}")
     os.symlink(SCRATCH, "/new/dev/shm")
     os.symlink("/proc/self/fd", "/new/dev/fd")
-    os.makedirs(f"/new{SCRATCH}")
     os.makedirs("/new/proc")
     _mount("proc", "/new/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
     for target in _mounts("/new"):
+        if target == f"/new{SCRATCH}":
+            continue
         flags = os.statvfs(target).f_flag & (_NOSUID | _NODEV | _NOEXEC | 1024 | 2048)
         if target not in ("/new/proc",) and not target.startswith("/new/dev/"):
             flags |= _NODEV
@@ -176,17 +183,14 @@ def max_files(disk_bytes: int) -> int:
     return max(64, disk_bytes >> 12)
 
 
-def mount_scratch(disk_bytes: int) -> None:
-    options = f"size={disk_bytes},nr_inodes={max_files(disk_bytes)},mode=1777"
-    _mount("tmpfs", SCRATCH, "tmpfs", _NOSUID | _NODEV, options)
-
-
 def fill_scratch(order: dict[str, Any]) -> None:
+    os.mkdir(WORK)
+    os.chmod(WORK, 0o1777)
     files = {name: base64.b64decode(data) for name, data in order["files"].items()}
     for name, data in {**files, MAIN: order["source"].encode("utf-8", "surrogatepass")}.items():
-        with open(f"{SCRATCH}/{name}", "wb") as file:
+        with open(f"{WORK}/{name}", "wb") as file:
             file.write(data)
-        os.chmod(f"{SCRATCH}/{name}", 0o666)
+        os.chmod(f"{WORK}/{name}", 0o666)
 
 
 def launch(order: dict[str, Any], command: list[str], uid: int) -> int:
@@ -209,7 +213,7 @@ def launch(order: dict[str, Any], command: list[str], uid: int) -> int:
         os.dup2(stdin, 0)
         os.dup2(writing, 3, inheritable=False)
         os.closerange(4, 4096)
-        os.chdir(SCRATCH)
+        os.chdir(WORK)
         _restrict(order, uid)
         os.execve(command[0], [*command, MAIN], order["environment"])
     except BaseException as error:  # noqa: BLE001 - said to the process that started this one
@@ -313,8 +317,7 @@ def serve(connection: socket.socket, namespaces: bool) -> None:
             return
         os.umask(0o022)
         if namespaces:
-            build_root(head["paths"], head["pivot_root"])
-            mount_scratch(head["disk_bytes"])
+            build_root(head["paths"], head["pivot_root"], head["disk_bytes"])
         send(connection, {"ready": True})
         order = receive(connection)
         if order is None:

@@ -243,6 +243,7 @@ class BubblewrapBackend(LocalBackend):
                 words += ["--symlink", os.readlink(path), path]
             elif os.path.isdir(path):
                 words += ["--ro-bind", path, path]
+        words += ["--perms", "1777", "--size", str(self.limits.disk_bytes), "--tmpfs", inside.SCRATCH]
         for path in [*self._paths, *(f"/etc/{name}" for name in inside.ETC)]:
             for folder in reversed(Path(path).parents[:-1]):  # which it else makes for its own user alone
                 words += ["--perms", "0755", "--dir", str(folder)]
@@ -253,7 +254,6 @@ class BubblewrapBackend(LocalBackend):
             words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
         words += ["--symlink", inside.SCRATCH, "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"]
         words += ["--remount-ro", "/dev"]
-        words += ["--perms", "1777", "--size", str(self.limits.disk_bytes), "--tmpfs", inside.SCRATCH]
         words += ["--remount-ro", "/", "--chdir", "/"]
         return [*words, "--", self._python, "-I", "-S", "-B", script, self._how]
 
