@@ -20,7 +20,7 @@ DEADLINE_S = 3600.0
 on a laptop, its turn in the queue included: what is not there by then most likely never comes."""
 
 _CANCELLED = "the work was cancelled before it finished"
-WOKEN_AT_ONCE = 32
+WOKEN_AT_ONCE = 12
 """Of those that wait on one event loop, how many go on in one of its rounds, between which it looks at its clock and
 its sockets: what each then does may take half a millisecond."""
 

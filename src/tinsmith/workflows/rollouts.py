@@ -36,7 +36,7 @@ __all__ = [
     "roll_out_async",
 ]
 
-EPISODES_BEGUN_AT_ONCE = 128
+EPISODES_BEGUN_AT_ONCE = 48
 """In one round of the event loop."""
 
 
