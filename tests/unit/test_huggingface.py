@@ -143,3 +143,15 @@ def test_a_model_comes_from_the_cache_or_one_line_says_how_to_get_it(datasets, t
     with pytest.raises(ModelNotFoundError, match=r"cached in .*: org/small.*hf download org/large") as caught:
         hub.model("org/large")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_gated_set_is_said_to_be(datasets, monkeypatch):
+    gated = "Dataset 'org/name' is a gated dataset on the Hub. Visit the dataset page to ask for access."
+
+    def load(*_, **__):
+        raise datasets.exceptions.DatasetNotFoundError(gated)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr("tinsmith.adapters.huggingface.datasets.why_unreachable", lambda: None)
+    with pytest.raises(DataNotFoundError, match="is a gated dataset on the Hub"):
+        HubSource.of("hf://org/name:train")
