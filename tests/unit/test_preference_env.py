@@ -12,7 +12,8 @@ from tinsmith.bootstrap import load_model
 from tinsmith.domain.comparisons import Comparison
 from tinsmith.domain.errors import DataError, JudgeError, WorldError
 from tinsmith.domain.messages import Conversation, Message
-from tinsmith.envs.preference import ComparedGroup, ComparedTask, Judge, ModelJudge, ShorterIsBetter, prompt_of
+from tinsmith.envs.preference import ComparedGroup, ComparedTask, Judge, ModelJudge, ShorterIsBetter
+from tinsmith.envs.prompt import split_answer
 from tinsmith.rendering import get
 from tinsmith.testing import FakeTokenizer
 from tinsmith.testing.scripted import ScriptedSampler
@@ -119,9 +120,9 @@ def test_answers_that_leave_the_judge_no_room_are_the_judges_failure() -> None:
 
 def test_prompts_end_before_the_answer() -> None:
     row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
-    prompt, answer = prompt_of(row, "rows", 1)
+    prompt, answer = split_answer(row, "rows", 1)
     assert prompt.messages == (Message.user("q"),)
     assert answer == (Message.assistant("a"),)
-    assert prompt_of({"messages": row["messages"][:1]}, "rows", 1)[1] == ()
+    assert split_answer({"messages": row["messages"][:1]}, "rows", 1)[1] == ()
     with pytest.raises(DataError, match="rows, line 3: is an answer"):
-        prompt_of({"messages": row["messages"][1:]}, "rows", 3)
+        split_answer({"messages": row["messages"][1:]}, "rows", 3)

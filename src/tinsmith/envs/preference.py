@@ -10,15 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.comparisons import FIRST, SECOND, Comparison, matchup_rewards, matchups
-from tinsmith.domain.episodes import Episode, StopReason
+from tinsmith.domain.episodes import Episode
 from tinsmith.domain.errors import DataError, JudgeError, RenderError
 from tinsmith.domain.messages import Conversation, Message
-from tinsmith.domain.mixtures import row_at
-from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Step
+from tinsmith.envs.base import Env
+from tinsmith.envs.prompt import PromptEnv, RowSet, observe, split_answer
 from tinsmith.ports.data import IndexedRows, Row
-from tinsmith.ports.sampler import FinishReason, Sampler
+from tinsmith.ports.sampler import Sampler
 from tinsmith.rendering import Renderer
 
 
@@ -84,39 +83,11 @@ class ComparedTask:
     """Each pair is compared in both orders, so that a judge's liking for a place cancels."""
     format_coef: float = 1.0
 
-    def observe(self, prompt: Conversation) -> Observation:
-        ids = self.renderer.generation_prompt(prompt.messages, tools=prompt.tools).ids
-        return Observation(ids, stop_ids=self.renderer.stop.ids, stop=self.renderer.stop.strings)
-
     def answer(self, episode: Episode) -> Message:
         if not episode.transitions:
             return Message("assistant")
         last = episode.transitions[-1]
         return self.renderer.parse(last.action, prompt=last.observation).message
-
-
-@frozen(eq=False)
-class ComparedEnv:
-    """One answer to one prompt; what it is worth is said of the group."""
-
-    task: ComparedTask
-    observation: Observation
-
-    async def reset(self) -> Observation:
-        return self.observation
-
-    async def step(self, action: Action) -> Step:
-        parsed = self.task.renderer.parse(action.tokens, prompt=self.observation.tokens)
-        finished = action.finish is FinishReason.STOP
-        valid = float(finished and parsed.is_clean)
-        return Step(
-            reward=self.task.format_coef * (valid - 1.0),
-            stop_reason=StopReason.COMPLETED if finished else StopReason.MAX_TOKENS,
-            metrics={"format": valid, "answer_chars": float(len(parsed.message.text))},
-        )
-
-    async def close(self) -> None:
-        """Nothing is held."""
 
 
 @frozen(eq=False, kw_only=True)
@@ -140,8 +111,8 @@ class ComparedGroup:
         return (-1.0 if self.reference is None else 0.0) - self.task.format_coef, 1.0
 
     def make(self, n: int) -> Sequence[Env]:
-        observation = self.task.observe(self.prompt)
-        return [ComparedEnv(self.task, observation) for _ in range(n)]
+        observation = observe(self.task.renderer, self.prompt)
+        return [PromptEnv(self.task.renderer, observation, self.task.format_coef) for _ in range(n)]
 
     async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
         answers = [(self.task.answer(episode),) for episode in episodes]
@@ -156,47 +127,20 @@ class ComparedGroup:
         return [float(r) for r in matchup_rewards(len(answers), pairs, verdicts)]
 
 
-def prompt_of(row: Row, source: str, line: int) -> tuple[Conversation, tuple[Message, ...]]:
-    """What a row's conversation asks, and the answer that it ends with, if it does. Raises DataError."""
-    whole = conversation_from_row(row, source=source, line=line)
-    asked = whole.messages[:-1] if whole.messages[-1].role == "assistant" else whole.messages
-    if not asked:
-        raise DataError("is an answer that nothing asked for", source=source, line=line)
-    return Conversation(asked, whole.tools), whole.messages[len(asked) :]
+def compared_rows(
+    name: str, task: ComparedTask, rows: IndexedRows, *, seed: int | None = None, against_reference: bool = False
+) -> RowSet:
+    """A group for each row of conversations. The answer that ends one is not shown; `against_reference` compares with
+    it, and a row without one is then a DataError."""
 
+    def group(problem: str, row: Row, line: int) -> ComparedGroup:
+        prompt, answer = split_answer(row, rows.name, line)
+        if against_reference and not answer:
+            raise DataError("ends with no answer to compare with", source=rows.name, line=line)
+        reference = answer if against_reference else None
+        return ComparedGroup(task=task, problem=problem, prompt=prompt, reference=reference, tags=(name,))
 
-@frozen(eq=False, kw_only=True)
-class PromptSet:
-    """Prompts of conversations by index, in an order shuffled anew for each pass by (seed, pass). The answer that ends
-    a conversation is not shown; `against_reference` compares with it."""
-
-    name: str
-    task: ComparedTask
-    rows: IndexedRows
-    seed: int | None = None
-    """None keeps the order."""
-    against_reference: bool = False
-
-    @property
-    def fingerprint(self) -> str:
-        return self.rows.fingerprint
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> GroupBuilder:
-        place = row_at(index, len(self), self.seed)
-        line, row = self.rows[place]
-        prompt, answer = prompt_of(row, self.rows.name, line)
-        if self.against_reference and not answer:
-            raise DataError("ends with no answer to compare with", source=self.rows.name, line=line)
-        return ComparedGroup(
-            task=self.task,
-            problem=f"{self.name}/{place}",
-            prompt=prompt,
-            reference=answer if self.against_reference else None,
-            tags=(self.name,),
-        )
+    return RowSet(name=name, rows=rows, group=group, seed=seed)
 
 
 def _text(messages: Sequence[Message]) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 from attrs import field, frozen
 
+from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import DataError
 from tinsmith.domain.messages import Conversation, Message
 from tinsmith.domain.mixtures import Mixture, row_at
-from tinsmith.envs import preference
 from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, ProblemSource, Step
 from tinsmith.ports.data import IndexedRows, Row
 from tinsmith.ports.sampler import FinishReason
@@ -21,6 +21,15 @@ from tinsmith.rendering import Renderer
 def observe(renderer: Renderer, prompt: Conversation) -> Observation:
     ids = renderer.generation_prompt(prompt.messages, tools=prompt.tools).ids
     return Observation(ids, stop_ids=renderer.stop.ids, stop=renderer.stop.strings)
+
+
+def split_answer(row: Row, source: str, line: int) -> tuple[Conversation, tuple[Message, ...]]:
+    """What a row's conversation asks, and the answer that it ends with, if it does. Raises DataError."""
+    whole = conversation_from_row(row, source=source, line=line)
+    asked = whole.messages[:-1] if whole.messages[-1].role == "assistant" else whole.messages
+    if not asked:
+        raise DataError("is an answer that nothing asked for", source=source, line=line)
+    return Conversation(asked, whole.tools), whole.messages[len(asked) :]
 
 
 ASKED = ("prompt", "question", "problem", "instruction")
@@ -38,15 +47,16 @@ def prompt_of(row: Row, source: str, line: int) -> Conversation:
         if row.get("input"):
             text = f"{text}\n\n{row['input']}"
         return Conversation((Message.user(text),))
-    return preference.prompt_of(row, source, line)[0]
+    return split_answer(row, source, line)[0]
 
 
 @frozen(eq=False)
 class PromptEnv:
-    """One answer, which earns nothing here."""
+    """One answer, which earns nothing here, and loses `format_coef` where it does not end or cannot be read."""
 
     renderer: Renderer
     observation: Observation
+    format_coef: float = 0.0
 
     async def reset(self) -> Observation:
         return self.observation
@@ -54,10 +64,11 @@ class PromptEnv:
     async def step(self, action: Action) -> Step:
         parsed = self.renderer.parse(action.tokens, prompt=self.observation.tokens)
         finished = action.finish is FinishReason.STOP
+        valid = finished and parsed.is_clean
         return Step(
-            reward=0.0,
+            reward=0.0 if valid else 0.0 - self.format_coef,
             stop_reason=StopReason.COMPLETED if finished else StopReason.MAX_TOKENS,
-            metrics={"format": float(finished and parsed.is_clean), "answer_chars": float(len(parsed.message.text))},
+            metrics={"format": float(valid), "answer_chars": float(len(parsed.message.text))},
         )
 
     async def close(self) -> None:

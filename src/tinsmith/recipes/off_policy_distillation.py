@@ -20,7 +20,7 @@ from tinsmith.domain.metrics import episode_metrics
 from tinsmith.envs.base import ProblemSource
 from tinsmith.ports.progress import Notes, Progress
 from tinsmith.ports.sampler import Sampler
-from tinsmith.recipes import chat_sl, common, sources, supervised, teaching
+from tinsmith.recipes import chat_sl, common, reinforcement, sources, supervised, teaching
 from tinsmith.recipes.teaching import Teacher, TeacherSettings
 from tinsmith.workflows.distillation import SoftObjective, SoftTargets
 from tinsmith.workflows.evaluation import NllObjective, Objective
@@ -203,7 +203,7 @@ def check_asking(config: AskingConfig, model: Model, longer: int = 0, reads: boo
         yield from notes
         examples, prompts = 0, 0
         for name, source in zip(teaching.names_of(config.data), train, strict=True):
-            tokens = teaching.first_prompt(source)
+            tokens = reinforcement.first_prompt(source)
             number = min(len(source), config.max_rows or len(source))
             yield f"one prompt of {name}, {len(tokens)} tokens, to which the teacher's answer is learned:"
             yield model.tokenizer.decode(tokens)

@@ -106,7 +106,7 @@ def check(config: Config) -> Iterable[Any]:
         yield from notes
         lengths = []
         for name, source in zip(teaching.names_of(config.data), train, strict=True):
-            tokens = teaching.first_prompt(source)
+            tokens = reinforcement.first_prompt(source)
             lengths.append(len(tokens))
             yield f"one prompt of {name}, {len(tokens)} tokens; the student's answers to it are scored by the teacher:"
             yield model.tokenizer.decode(tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from tinsmith.domain.advantages import AdvantageName
 from tinsmith.domain.cost import Tokens
 from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.losses import check_loss
+from tinsmith.domain.tokens import Ints
 from tinsmith.envs.base import ProblemSource
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
@@ -260,3 +262,9 @@ def settings(config: RLConfig) -> RLSettings:
         timeout_s=config.timeout_s,
         spending=common.spending(config),
     )
+
+
+def first_prompt(source: ProblemSource) -> Ints:
+    """The tokens of a source's first prompt."""
+    (env,) = source[0].make(1)
+    return asyncio.run(env.reset()).tokens

@@ -23,8 +23,7 @@ from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
 from tinsmith.recipes import chat_sl, common, reinforcement, small_sets, teaching
 from tinsmith.recipes.reinforcement import Environments, RLConfig
-from tinsmith.recipes.shorter import Part
-from tinsmith.recipes.sources import NamedSet
+from tinsmith.recipes.sources import NamedSet, Part
 from tinsmith.rendering import Renderer
 from tinsmith.workflows.metering import Meter
 from tinsmith.workflows.settings import FailureSettings

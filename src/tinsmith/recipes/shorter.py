@@ -12,12 +12,13 @@ from tinsmith import bootstrap
 from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.errors import ConfigError
-from tinsmith.envs.preference import ComparedTask, Judge, PromptSet, ShorterIsBetter, prompt_of
-from tinsmith.ports.data import IndexedRows, Row
+from tinsmith.envs.preference import ComparedTask, Judge, ShorterIsBetter, compared_rows
+from tinsmith.envs.prompt import RowSet, split_answer
+from tinsmith.ports.data import Row
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import chat_sl, common, reinforcement, small_sets
 from tinsmith.recipes.reinforcement import Environments, RLConfig
-from tinsmith.recipes.sources import NamedSet
+from tinsmith.recipes.sources import NamedSet, Part
 
 NAME = "shorter"
 
@@ -67,8 +68,7 @@ def check(config: Config) -> Iterable[Any]:
     reinforcement.validate(config)
     model = common.open_model(config)
     prompts, test = load_prompts(config, model, ShorterIsBetter())
-    line, row = prompts.rows[0]
-    prompt = prompts.task.observe(prompt_of(row, prompts.rows.name, line)[0]).tokens
+    prompt = reinforcement.first_prompt(prompts)
     yield f"one prompt, {len(prompt)} tokens; of the policy's own answers to it the shorter one is better:"
     yield model.tokenizer.decode(prompt)
     num_tests = 0 if test is None else len(test)
@@ -83,7 +83,7 @@ def load_prompts(
     sets: Mapping[str, NamedSet] = SETS,
     *,
     against_reference: bool = False,
-) -> tuple[PromptSet, PromptSet | None]:
+) -> tuple[RowSet, RowSet | None]:
     """What to train on, and what to evaluate on: there, if so said, against the answers that the data give."""
     reinforcement.check_room(config, model)
     known = sets.get(config.data)
@@ -91,7 +91,7 @@ def load_prompts(
     source = bootstrap.open_source(train) if isinstance(train, str) else train
 
     def keep(row: Row, line: int) -> None:
-        prompt_of(row, source.name, line)
+        split_answer(row, source.name, line)
 
     rows = bootstrap.spool(source, keep=keep, limit=config.max_rows)
     if len(rows) <= config.test_size:
@@ -103,33 +103,6 @@ def load_prompts(
         both_ways=config.both_ways,
         format_coef=config.format_coef,
     )
-    prompts = PromptSet(name="prompts", task=task, rows=Part(rows, config.test_size, len(rows)), seed=config.seed)
-    held_out = PromptSet(
-        name="prompts", task=task, rows=Part(rows, 0, config.test_size), against_reference=against_reference
-    )
+    prompts = compared_rows("prompts", task, Part(rows, config.test_size, len(rows)), seed=config.seed)
+    held_out = compared_rows("prompts", task, Part(rows, 0, config.test_size), against_reference=against_reference)
     return prompts, held_out if config.test_size else None
-
-
-@frozen
-class Part:
-    """Rows `start` to `end` of others."""
-
-    of: IndexedRows
-    start: int
-    end: int
-
-    @property
-    def name(self) -> str:
-        return self.of.name
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.of.fingerprint}[{self.start}:{self.end}]"
-
-    def __len__(self) -> int:
-        return self.end - self.start
-
-    def __getitem__(self, index: int) -> tuple[int, Row]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        return self.of[self.start + index]

@@ -186,3 +186,28 @@ def _datums(render: Render, rows: IndexedRows, places: Sequence[int], progress: 
     for why, number in left_out.items():
         progress.note(f"{rows.name}: {number} of {len(places)} test examples {why} and were left out")
     return out
+
+
+@frozen
+class Part:
+    """Rows `start` to `end` of others."""
+
+    of: IndexedRows
+    start: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        return self.of.name
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.of.fingerprint}[{self.start}:{self.end}]"
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __getitem__(self, index: int) -> tuple[int, Row]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self.of[self.start + index]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from tinsmith.bootstrap import Backend, Model
 from tinsmith.config import option
 from tinsmith.domain.errors import ConfigError, DataError
 from tinsmith.domain.messages import Conversation
-from tinsmith.domain.tokens import Ints
 from tinsmith.envs import prompt
 from tinsmith.envs.base import ProblemSource
 from tinsmith.envs.problem import ProblemGroup
@@ -25,8 +23,7 @@ from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
 from tinsmith.recipes import chat_sl, common, math_rl, small_sets
 from tinsmith.recipes.common import RunConfig
-from tinsmith.recipes.shorter import Part
-from tinsmith.recipes.sources import NamedSet
+from tinsmith.recipes.sources import NamedSet, Part
 from tinsmith.workflows.teacher_answers import tokens_used
 
 SETS: Mapping[str, NamedSet] = {
@@ -186,12 +183,6 @@ def names_of(sources: Sequence[str]) -> list[str]:
     """A name for each source, no two alike: tags and metrics go by it."""
     short = [source.rsplit("/")[-1] for source in sources]
     return [name if short.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(short)]
-
-
-def first_prompt(source: ProblemSource) -> Ints:
-    """The tokens of a source's first prompt."""
-    (env,) = source[0].make(1)
-    return asyncio.run(env.reset()).tokens
 
 
 def is_math(source: str) -> bool:
