@@ -12,7 +12,7 @@ from tinsmith.bootstrap import load_model
 from tinsmith.domain.comparisons import Comparison
 from tinsmith.domain.errors import DataError, JudgeError, WorldError
 from tinsmith.domain.messages import Conversation, Message
-from tinsmith.envs.preference import ComparedGroup, ComparedTask, Judge, ModelJudge, ShorterIsBetter
+from tinsmith.envs.preference import ComparedGroup, ComparedTask, Judge, ModelJudge, ShorterIsBetter, compared_rows
 from tinsmith.envs.prompt import split_answer
 from tinsmith.rendering import get
 from tinsmith.testing import FakeTokenizer
@@ -126,3 +126,29 @@ def test_prompts_end_before_the_answer() -> None:
     assert split_answer({"messages": row["messages"][:1]}, "rows", 1)[1] == ()
     with pytest.raises(DataError, match="rows, line 3: is an answer"):
         split_answer({"messages": row["messages"][1:]}, "rows", 3)
+
+
+class Two:
+    """Rows of which the second ends with no answer."""
+
+    name, fingerprint = "two.jsonl", "two"
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> tuple[int, dict[str, object]]:
+        said = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "this"}]
+        return index + 1, {"messages": said[: 2 - index]}
+
+
+def test_what_is_compared_with_an_answer_has_one() -> None:
+    task = ComparedTask(renderer=RENDERER, judge=ShorterIsBetter())
+    against = compared_rows("p", task, Two(), against_reference=True)
+    first = against[0]
+    assert isinstance(first, ComparedGroup)
+    assert first.reference == (Message.assistant("this"),)
+    with pytest.raises(DataError, match=r"two\.jsonl.*2.*no answer to compare with"):
+        against[1]
+    alone = compared_rows("p", task, Two())[0]
+    assert isinstance(alone, ComparedGroup)
+    assert alone.reference is None

@@ -105,4 +105,6 @@ def load_prompts(
     )
     prompts = compared_rows("prompts", task, Part(rows, config.test_size, len(rows)), seed=config.seed)
     held_out = compared_rows("prompts", task, Part(rows, 0, config.test_size), against_reference=against_reference)
+    for index in range(config.test_size if against_reference else 0):
+        held_out[index]  # a row without an answer is told before anything is trained
     return prompts, held_out if config.test_size else None
