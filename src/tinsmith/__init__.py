@@ -121,6 +121,8 @@ def __getattr__(name: str) -> Any:
     elif name == "answers":
         value = import_module(f"{__name__}.domain.answers")
     elif name in _MODULES:
+        if name == "rendering":
+            import_module(f"{__name__}.bootstrap")  # which tells it where the tokenizers of models lie
         return import_module(f"{__name__}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -54,3 +54,18 @@ def test_the_extra_all_has_every_technology() -> None:
     project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
     (every,) = project["optional-dependencies"].pop("all")
     assert every == f"tinsmith[{','.join(n for n in project['optional-dependencies'] if n not in NOT_IN_ALL)}]"
+
+
+@pytest.mark.parametrize(
+    "imported", ["import tinsmith as ts; rendering = ts.rendering", "from tinsmith import rendering"]
+)
+def test_a_model_brings_its_tokenizer_to_the_public_rendering(imported: str) -> None:
+    subprocess.run(
+        [sys.executable, "-c", f"{imported}; assert rendering.for_model('tiny').name == 'chatml'"], check=True
+    )
+
+
+def test_the_layer_of_rendering_alone_says_what_finds_a_tokenizer() -> None:
+    code = "from tinsmith.rendering import for_model; for_model('tiny')"
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "model 'tiny': give its tokenizer, or import tinsmith.bootstrap" in alone.stderr

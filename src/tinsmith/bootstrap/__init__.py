@@ -37,6 +37,7 @@ from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sandbox import Limits, Program, Sandbox
 from tinsmith.ports.search import SearchIndex
 from tinsmith.ports.tools import ToolServer
+from tinsmith.rendering import tokenizers_from
 
 if TYPE_CHECKING:
     from tinsmith.adapters.local.spool import SpooledRows
@@ -78,6 +79,8 @@ __all__ = [
     "system_clock",
     "textarena_game",
 ]
+
+tokenizers_from(load_tokenizer)
 
 GRADER_PACKAGES = {"sympy": "sympy", "math_verify": "math-verify"}
 

@@ -15,7 +15,7 @@ from tinsmith.rendering.records import (
     TooLong,
     TrainOn,
 )
-from tinsmith.rendering.registry import for_model, get, names, recommended, register, unregister
+from tinsmith.rendering.registry import for_model, get, names, recommended, register, tokenizers_from, unregister
 from tinsmith.rendering.streaming import Delta, DeltaKind, Stream
 
 __all__ = [
@@ -40,5 +40,6 @@ __all__ = [
     "names",
     "recommended",
     "register",
+    "tokenizers_from",
     "unregister",
 ]

@@ -9,10 +9,9 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable
-from importlib import import_module
 from itertools import chain
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 from tinsmith.domain.errors import ConfigError, RenderError
 from tinsmith.domain.messages import Message, Tool
@@ -39,6 +38,8 @@ from tinsmith.rendering.templates import render_template
 
 Factory = Callable[..., Renderer]
 """Called with name, tokenizer and the format's own options."""
+TokenizerLoader: TypeAlias = Callable[[str], tuple[Tokenizer, str | None]]
+"""Called with a model's name; gives its tokenizer, and the name of the format stored with it, if one is."""
 
 _MODULES: tuple[ModuleType, ...] = (
     role_colon,
@@ -129,11 +130,22 @@ def recommended(model: str, tokenizer: Tokenizer | None = None) -> str:
     )
 
 
+_load_tokenizer: TokenizerLoader | None = None
+
+
+def tokenizers_from(load: TokenizerLoader) -> None:
+    """Have `for_model` find tokenizers by `load`: where they lie is known above this layer alone."""
+    global _load_tokenizer
+    _load_tokenizer = load
+
+
 def for_model(model: str, tokenizer: Tokenizer | None = None) -> Renderer:
-    """The renderer that is recommended for a model; its tokenizer too, from a path or the hub, unless one is given."""
+    """The renderer that is recommended for a model; its tokenizer too, from a path or the hub, unless one is given.
+    ConfigError where none is given and `tokenizers_from` was not called, which `tinsmith.bootstrap` does."""
     if tokenizer is None:
-        # The composition root, which alone knows where tokenizers come from; by name, since imports run downhill.
-        tokenizer, stored = import_module("tinsmith.bootstrap").load_tokenizer(model)
+        if _load_tokenizer is None:
+            raise ConfigError(f"model {model!r}: give its tokenizer, or import tinsmith.bootstrap, which finds it")
+        tokenizer, stored = _load_tokenizer(model)
         if stored is not None:
             return get(stored, tokenizer)
     return get(recommended(model, tokenizer), tokenizer)
