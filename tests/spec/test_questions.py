@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Sequence
 from functools import partial
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinsmith import rendering
 from tinsmith.domain.episodes import Group, StopReason
 from tinsmith.domain.errors import WorldError
+from tinsmith.domain.messages import Message
 from tinsmith.envs.game import Against, Game, ModelMatch, ModelPlayer
 from tinsmith.envs.games import TicTacToe
 from tinsmith.envs.questions import ANSWERER, ASKER, THINGS, Menu, TwentyQuestions, exact_answer
@@ -137,6 +139,8 @@ def matched(game: Game, seat: int, answer, other, *, context: int = 1 << 20, **l
 
 
 def vars_of(game: Game) -> dict[str, object]:
+    if isinstance(game, Lost):
+        return {"ruled_by": game.ruled_by}
     return {"secret": game.secret, "turns": game.turns} if isinstance(game, TwentyQuestions) else {}
 
 
@@ -170,10 +174,97 @@ def test_a_model_on_the_other_side_of_a_board(seat):
     assert [e.reward for e in group.episodes] == [1.0 if seat == 0 else -1.0]
 
 
-def test_an_opponent_without_room_gives_up_and_one_that_fails_is_the_worlds_error():
+class Lost:
+    """A game that player 0 has lost from the start: each reads what the other says, and after `rounds` of it player 1
+    has won. Only giving up ends it before; then the other has won."""
+
+    players = 2
+
+    def __init__(self, ruled_by: str = "system", rounds: int = 6) -> None:
+        self.ruled_by, self.rounds, self.said, self.winner = ruled_by, rounds, ["You may begin."], 1
+        self._begun: set[int] = set()
+
+    @property
+    def turn(self) -> int | None:
+        return None if len(self.said) > 2 * self.rounds else (len(self.said) - 1) % 2
+
+    def observe(self, player: int) -> Sequence[Message]:
+        rule = () if player in self._begun else (Message(self.ruled_by, "The rule."),)
+        self._begun.add(player)
+        return (*rule, Message.user(self.said[-1]))
+
+    def act(self, player: int, text: str) -> None:
+        self.said.append(text)
+
+    def quit(self, player: int) -> None:
+        self.winner, self.rounds = 1 - player, 0
+
+    def reward(self, player: int) -> float:
+        return 1.0 if self.winner == player else -1.0
+
+    def metrics(self, player: int) -> dict[str, float]:
+        return {"win": float(self.winner == player)}
+
+
+def total(group: Group, metric: str) -> float:
+    (episode,) = group.episodes
+    return sum(t.metrics.get(metric, 0.0) for t in episode.transitions) + episode.metrics.get(metric, 0.0)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 400), min_size=1, max_size=6),
+    st.one_of(st.integers(100, 700), st.just(1 << 20)),
+    st.sampled_from([0, 1]),
+    st.sampled_from(["system", "user"]),
+)
+@example([400, 400, 400], 560, 0, "system")
+@example([400], 200, 0, "user")
+def test_who_has_lost_wins_nothing_by_filling_the_opponents_context(lengths, context, seat, ruled_by):
+    """Long messages make the opponent forget the oldest turns, never the rule nor what was said last; the game goes on.
+    One message alone that it has no room for is as if the policy had given up."""
+    seen: list[str] = []
+    flood, count = iter(lengths), ScriptedSampler(TOKENIZER, lambda prompt, j: "")
+
+    def talks(prompt: str, j: int) -> str:
+        return "x" * next(flood, 3)
+
+    def other(prompt: str, j: int) -> str:
+        seen.append(prompt)
+        return f"move {len(seen)}."
+
+    group = matched(Lost(ruled_by), seat, talks, other, context=context, max_tokens=1000)
+    (episode,) = group.episodes
+    if seat == 0:
+        assert episode.reward == -1.0
+    else:  # it has won, unless it talked itself out of that
+        assert episode.reward == (-1.0 if episode.stop_reason is StopReason.CONTEXT_OVERFLOW else 1.0)
+    said = [TOKENIZER.decode(t.action).partition("<")[0] for t in episode.transitions]
+    read = ["You may begin.", *said] if seat == 1 else said
+    forgot = 0
+    for i, prompt in enumerate(seen):
+        assert len(count.tokens(prompt)) + 30 <= context
+        assert prompt.count("The rule.") == 1
+        assert prompt.split("user\n")[-1].startswith(f"{read[i]}<"), "what was said last"
+        own = re.findall(r"move (\d+)\.", prompt)
+        assert own == [str(k) for k in range(i + 1 - len(own), i + 1)], "the newest turns"
+        forgot += len(own) < i
+    overflow = episode.stop_reason is StopReason.CONTEXT_OVERFLOW
+    assert total(group, "opponent_forgot") == forgot
+    assert total(group, "opponent_overflow") == overflow
+    if overflow:
+        assert total(group, "win") == 0.0
+        if ruled_by == "system":
+            assert len(read[len(seen)]) > context - 200, "one message and no more"
+    if context > 10_000:
+        assert (overflow, forgot) == (False, 0)
+
+
+def test_a_game_that_no_opponent_could_read_pays_nobody_and_one_that_fails_is_the_worlds_error():
     group = matched(TicTacToe(), 1, lambda prompt, j: "1", lambda prompt, j: "1", context=10)
     (episode,) = group.episodes
-    assert (episode.reward, episode.transitions) == (1.0, ())
+    assert (episode.reward, episode.transitions) == (0.0, ())
+    assert (episode.stop_reason, total(group, "opponent_overflow")) == (StopReason.CONTEXT_OVERFLOW, 1.0)
 
     def broken(prompt: str, j: int) -> str:
         raise WorldError("the server is gone")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from attrs import field, frozen
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.messages import Message, Tool
+from tinsmith.domain.tokens import Ints
 from tinsmith.envs.base import Env, EpisodeOver, Speaker
 from tinsmith.envs.message import MessageStep, ParseErrors, RenderedEnv
 from tinsmith.ports.sampler import Sampler, SamplingParams
@@ -197,6 +199,13 @@ class Against:
         return self._game.metrics(self._seat)
 
 
+@frozen
+class Move:
+    text: str
+    forgot: bool
+    """It was made without the whole conversation."""
+
+
 @frozen(eq=False, kw_only=True)
 class ModelPlayer:
     """A model that plays and is not trained, on any backend."""
@@ -207,10 +216,12 @@ class ModelPlayer:
     temperature: float = 1.0
     seed: int = 0
 
-    async def move(self, history: Sequence[Message]) -> str | None:
-        """What it says next; None where the conversation leaves it no room. The same history gives the same move."""
-        prompt = self.renderer.generation_prompt(history).ids
-        if len(prompt) + self.max_tokens > self.sampler.context:
+    async def move(self, history: Sequence[Message], begun: int = 0) -> Move | None:
+        """What it says next, with as many of the newest turns before it as its context holds; None where that is no
+        room for the last one. The first `begun` messages, or those of the system among them, are always there. The same
+        history gives the same move."""
+        prompt, forgot = self._prompt(history, begun)
+        if prompt is None:
             return None
         drawn = hashlib.blake2b(prompt.tobytes(), digest_size=8, key=str(self.seed).encode()).digest()
         params = SamplingParams(
@@ -221,43 +232,78 @@ class ModelPlayer:
             seed=int.from_bytes(drawn, "big") >> 1,
         )
         said = (await self.sampler.sample(prompt, params)).completions[0]
-        return self.renderer.parse(said.tokens, prompt=prompt).message.text
+        return Move(self.renderer.parse(said.tokens, prompt=prompt).message.text, forgot)
+
+    def has_room(self, history: Sequence[Message]) -> bool:
+        return self._fitting(history) is not None
+
+    def _prompt(self, history: Sequence[Message], begun: int) -> tuple[Ints | None, bool]:
+        """(what it reads, whether that is less than all)."""
+        whole = self._fitting(history)
+        if whole is not None:
+            return whole, False
+        rules = [m for m in history[:begun] if m.role == "system"]
+        # The turns that follow begin with what was told after rules, and with an answer after a first message.
+        first, kept = ("user", rules) if rules else ("assistant", list(history[:begun]))
+        starts = [i for i in range(len(kept), len(history)) if history[i].role == first]
+        at = bisect_left(starts, True, key=lambda start: self._fitting([*kept, *history[start:]]) is not None)
+        return (self._fitting([*kept, *history[starts[at] :]]) if at < len(starts) else None), True
+
+    def _fitting(self, history: Sequence[Message]) -> Ints | None:
+        prompt = self.renderer.generation_prompt(history).ids
+        return prompt if len(prompt) + self.max_tokens <= self.sampler.context else None
 
 
 class AgainstModel:
     """A `MessageEnv`: the seat of one player of a game whose other players are a model, each with a conversation of its
-    own. The policy's step takes as long as the others' moves, so no wait is without the deadline of a step."""
+    own. The policy's step takes as long as the others' moves, so no wait is without the deadline of a step.
+
+    What the policy says is read by the others, and must not win by its length. Where a conversation is longer than a
+    model's context the model forgets the oldest turns and the game goes on (`opponent_forgot` counts such moves). One
+    message that it has no room for at all ends the episode by CONTEXT_OVERFLOW (`opponent_overflow`), at what giving up
+    costs the policy; before the policy said anything, at nothing."""
 
     tools: Sequence[Tool] = ()
 
     def __init__(self, game: Game, seat: int, player: ModelPlayer) -> None:
         self._game, self._seat, self._player = game, seat, player
         self._histories: dict[int, list[Message]] = {}
+        self._begun: dict[int, int] = {}
+        """Of each other player how many messages it read before its first move."""
 
     async def reset(self) -> Sequence[Message]:
-        await self._others()
+        told = await self._others()
+        if told["opponent_overflow"]:
+            raise EpisodeOver(0.0, StopReason.CONTEXT_OVERFLOW, metrics=told)
         if self._game.turn is None:
             raise EpisodeOver(self._game.reward(self._seat), metrics=self._game.metrics(self._seat))
         return self._game.observe(self._seat)
 
     async def step(self, message: Message) -> MessageStep:
         self._game.act(self._seat, message.text)
-        await self._others()
+        told = await self._others()
+        if told["opponent_overflow"]:
+            self._game.quit(self._seat)
+            metrics = {**self._game.metrics(self._seat), **told}
+            return MessageStep(reward=0.0, stop_reason=StopReason.CONTEXT_OVERFLOW, metrics=metrics)  # on_limit pays
         if self._game.turn is not None:
-            return MessageStep(reward=0.0, messages=tuple(self._game.observe(self._seat)))
-        reward, metrics = self._game.reward(self._seat), self._game.metrics(self._seat)
+            return MessageStep(reward=0.0, messages=tuple(self._game.observe(self._seat)), metrics=told)
+        reward, metrics = self._game.reward(self._seat), {**self._game.metrics(self._seat), **told}
         return MessageStep(reward=reward, stop_reason=StopReason.COMPLETED, metrics=metrics)
 
-    async def _others(self) -> None:
+    async def _others(self) -> dict[str, float]:
+        """The others move until it is the policy's turn, or one has no room."""
+        forgot = 0
         while (turn := self._game.turn) is not None and turn != self._seat:
             history = self._histories.setdefault(turn, [])
             history += self._game.observe(turn)
-            text = await self._player.move(history)
-            if text is None:
-                self._game.quit(turn)
-            else:
-                history.append(Message.assistant(text))
-                self._game.act(turn, text)
+            move = await self._player.move(history, self._begun.setdefault(turn, len(history)))
+            if move is None:
+                return {"opponent_forgot": float(forgot), "opponent_overflow": 1.0}
+            forgot += move.forgot
+            history.append(Message.assistant(move.text))
+            self._game.act(turn, move.text)
+        return {"opponent_forgot": float(forgot), "opponent_overflow": 0.0}
 
     async def quit(self) -> float:
         if self._game.turn is not None:

@@ -19,7 +19,7 @@ from tinsmith.domain.errors import ConfigError, DataNotFoundError
 from tinsmith.envs.base import GroupBuilder, Speaker
 from tinsmith.envs.game import Against, Game, ModelMatch, ModelPlayer, SelfPlay
 from tinsmith.envs.games import GuessNumber, TicTacToe, best_answer, best_move
-from tinsmith.envs.questions import ASKER, THINGS, Menu, TwentyQuestions, exact_answer
+from tinsmith.envs.questions import ANSWERER, ASKER, THINGS, Menu, TwentyQuestions, exact_answer
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common, reinforcement
 from tinsmith.recipes.reinforcement import Environments
@@ -247,10 +247,22 @@ def problems(config: Config, model: Model, open_: ExitStack) -> tuple[Games, Gam
     # What was learned in self-play is shown against exact play, and where there is none against the start model.
     tested_by_model = side == "model" or (kind(config) == "textarena" and seats > 1)
     player = open_player(config, model, open_) if tested_by_model else None
+    if player is not None:
+        _check_room(config, player, makes[0 if side == "model" else 1](np.random.default_rng(config.seed), 0))
     train = Games(config, model.renderer, 0, 10_000, makes[0], seats, player if side == "model" else None, words[0])
     if not config.test_games:
         return train, None
     return train, Games(config, model.renderer, 1, config.test_games, makes[1], seats, player, words[1])
+
+
+def _check_room(config: Config, player: ModelPlayer, game: Game) -> None:
+    """Refuse an opponent that has no room for so much as the first message of a game."""
+    mover = ANSWERER if config.game == "twenty_questions" else game.turn
+    if mover is not None and not player.has_room(game.observe(mover)):
+        raise ConfigError(
+            f"the opponent's context of {player.sampler.context} tokens does not hold a game's first message and "
+            f"opponent_model.max_tokens={player.max_tokens}: take fewer, or another model with opponent_model.model="
+        )
 
 
 def _draw(rng: np.random.Generator, below: int) -> int:
