@@ -1,8 +1,7 @@
-"""Grading in processes that can be killed.
+"""Grading in processes that can be killed: which pair is given to which worker, and for how long.
 
-One thread owns everything: it hands pairs to workers, a few at a time, reads an answer as soon as a worker has it, and
+One thread owns everything: it hands pairs to workers, a few at a time, takes an answer as soon as a worker has it, and
 kills the worker that is over its time. Callers only leave a note and hold a future, so an event loop never waits.
-Workers are forked by a nursery (see `worker.py`) that holds the engine, so that a replacement takes milliseconds.
 """
 
 from __future__ import annotations
@@ -15,16 +14,15 @@ import itertools
 import os
 import selectors
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from attrs import define, field
 
-from tinsmith.adapters.graders.worker import ORDER, frame, unframe
+from tinsmith.adapters.graders.processes import Nursery, Process
 from tinsmith.domain.errors import CancelledWorkError, ConfigError, ShapeError, WorldError
 from tinsmith.ports.grader import Grade
 from tinsmith.ports.pending import Pending
@@ -40,7 +38,6 @@ CACHE_PAIRS, CACHE_CHARS = 1 << 16, 1 << 24
 START_SECONDS = 60.0
 RETIRE = 10_000
 """Pairs after which a worker is replaced, so that no library's caches grow for ever."""
-KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SYSTEMROOT")
 
 
 @define(eq=False)
@@ -69,8 +66,7 @@ class _Call:
 
 @define(eq=False)
 class _Worker:
-    number: int
-    connection: socket.socket
+    process: Process
     since: float
     """When it began what it does now."""
     ready: bool = False
@@ -78,8 +74,6 @@ class _Worker:
     stalled: bool = False
     """Long at one pair; what waits behind it was given back to the queue."""
     graded: int = 0
-    received: bytearray = field(factory=bytearray)
-    unsent: bytearray = field(factory=bytearray)
 
     @property
     def current(self) -> _Task | None:
@@ -102,7 +96,7 @@ class PoolGrader:
         if workers < 1 or timeout <= 0 or memory <= 0:
             raise ConfigError(f"workers={workers}, timeout={timeout}, memory={memory}: each must be above 0")
         self.name = name
-        self._engine, self._size, self._timeout, self._memory = engine, workers, timeout, memory
+        self._size, self._timeout = workers, timeout
         self._owner = os.getpid()
         self._counts: Counter[str] = Counter(workers_replaced=0)
         self._inbox: deque[_Call] = deque()
@@ -113,10 +107,6 @@ class PoolGrader:
         self._expiries: list[tuple[float, int, _Call]] = []
         self._ids = itertools.count()
         self._workers: dict[int, _Worker] = {}
-        self._nursery: tuple[subprocess.Popen[bytes], socket.socket] | None = None
-        self._bear_after = 0.0
-        self._heard = bytearray()
-        self._failures = 0
         self._broken: str | None = None
         self._closing = False
         self._up = threading.Event()
@@ -126,6 +116,7 @@ class PoolGrader:
         self._ear.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._ear, selectors.EVENT_READ, self._awake)
+        self._nursery = Nursery(engine, timeout, memory, self._selector, ended=self._all_lost, given_up=self._give_up)
         self._thread = threading.Thread(target=self._run, name=f"grader-{name}", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -215,8 +206,8 @@ class PoolGrader:
                     due.append(worker.since + STALL)
         if self._expiries:
             due.append(self._expiries[0][0])
-        if self._nursery is None and self._broken is None:
-            due.append(self._bear_after)
+        if (again := self._nursery.due) is not None:
+            due.append(again)
         return max(0.0, min(due) - now) if due else None
 
     def _take_calls(self) -> None:
@@ -296,134 +287,46 @@ class PoolGrader:
     # Workers
 
     def _keep_workers(self) -> None:
-        if self._nursery is None and time.monotonic() >= self._bear_after and self._broken is None:
-            self._bear()
+        self._nursery.keep()
         size = self._size + min(self._size, sum(w.stalled for w in self._workers.values()))
         idle = [w for w in self._workers.values() if w.ready and not w.tasks]
         for worker in idle[: max(0, len(self._workers) - size)]:
             self._lost(worker)
-        while self._nursery is not None and len(self._workers) < size:
-            ours, theirs = socket.socketpair()
+        while len(self._workers) < size:
             number = next(self._ids)
-            worker = _Worker(number, ours, time.monotonic())
-            try:
-                socket.send_fds(self._nursery[1], [ORDER.pack(b"F", number)], [theirs.fileno()])
-            except OSError:  # the nursery is gone, which its own socket is about to say
-                ours.close()
+            process = self._nursery.fork(number, self._hear)
+            if process is None:
                 return
-            finally:
-                theirs.close()
-            ours.setblocking(False)
-            self._workers[number] = worker
-            self._selector.register(ours, selectors.EVENT_READ, lambda events, w=worker: self._talk(w, events))
+            self._workers[number] = _Worker(process, time.monotonic())
 
-    def _bear(self) -> None:
-        ours, theirs = socket.socketpair()
-        words = [self._engine, str(os.getpid()), str(self._timeout), str(self._memory)]
-        environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-        environment |= {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONHASHSEED": "0"}
-        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        try:
-            # -P: no module is ever taken from the directory where somebody happens to work.
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tinsmith.adapters.graders.worker", *words],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            ours.close()
-            self._nursery_failed(str(error))
-            return
-        finally:
-            theirs.close()
-        self._nursery = (process, ours)
-        self._heard = bytearray()
-        self._selector.register(ours, selectors.EVENT_READ, self._hear_nursery)
+    def _give_up(self, why: str) -> None:
+        self._broken = why
+        self._up.set()
+        for task in self._running.values():
+            for call, _ in task.waiting:
+                if not call.over:
+                    self._fail(call, WorldError(f"the grader {self.name} cannot go on: {why}"))
+        self._running.clear()
+        self._queue.clear()
 
-    def _hear_nursery(self, events: int) -> None:
-        assert self._nursery is not None
-        process, control = self._nursery
-        try:
-            data = control.recv(1 << 16)
-        except OSError:
-            data = b""
-        self._heard += data
-        for said in unframe(self._heard):
-            if said != "ready":
-                self._nursery_failed(said)
-        if not data:
-            self._selector.unregister(control)
-            control.close()
-            process.wait()
-            self._nursery = None
-            for worker in list(self._workers.values()):  # they die with it
-                self._lost(worker)
-            self._nursery_failed(f"its process ended ({process.returncode})")
-
-    def _nursery_failed(self, why: str) -> None:
-        """Try again, later each time; one that never gave a worker is given up at once."""
-        self._failures += 1
-        self._bear_after = time.monotonic() + 0.1 * 2**self._failures
-        if (not self._up.is_set() or self._failures > 5) and self._broken is None:
-            self._broken = why
-            self._up.set()
-            for task in {id(t): t for t in self._running.values()}.values():
-                for call, _ in task.waiting:
-                    if not call.over:
-                        self._fail(call, WorldError(f"the grader {self.name} cannot go on: {why}"))
-            self._running.clear()
-            self._queue.clear()
-
-    def _talk(self, worker: _Worker, events: int) -> None:
-        if worker.number not in self._workers:  # lost a moment ago
-            return
-        if events & selectors.EVENT_WRITE:
-            self._send(worker)
-        if not events & selectors.EVENT_READ:
-            return
-        try:
-            data = worker.connection.recv(1 << 16)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
+    def _hear(self, number: int, said: Any) -> None:
+        worker = self._workers[number]
+        if said is None:
             self._lost(worker, blame=worker.current)
             return
-        worker.received += data
-        for said in unframe(worker.received):
-            worker.since = time.monotonic()
-            if said == "ready":
-                worker.ready = True
-                self._failures = 0
-                self._up.set()
-                continue
-            number, equal, reason, seconds = said
-            worker.graded += 1
-            worker.stalled = False
-            task = worker.tasks.pop(number)
-            self._finish(task, Grade(equal, reason, self.name, seconds + task.spent))
-            if reason == "memory":  # it ends itself
-                self._lost(worker)
-                return
-        if not worker.tasks and worker.graded >= RETIRE:
+        worker.since = time.monotonic()
+        if said == "ready":
+            worker.ready = True
+            self._nursery.proven()
+            self._up.set()
+            return
+        pair, equal, reason, seconds = said
+        worker.graded += 1
+        worker.stalled = False
+        task = worker.tasks.pop(pair)
+        self._finish(task, Grade(equal, reason, self.name, seconds + task.spent))
+        if reason == "memory" or (not worker.tasks and worker.graded >= RETIRE):  # the first ends itself
             self._lost(worker)
-
-    def _send(self, worker: _Worker) -> None:
-        try:
-            while worker.unsent:
-                del worker.unsent[: worker.connection.send(worker.unsent)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            worker.unsent.clear()  # it is gone; reading will say so
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.unsent else 0)
-        key = self._selector.get_key(worker.connection)
-        if key.events != wanted:
-            self._selector.modify(worker.connection, wanted, key.data)
 
     def _hand_out(self) -> None:
         if not self._queue:
@@ -442,8 +345,7 @@ class PoolGrader:
                 worker.tasks[next(self._ids)] = task
             if worker.tasks:
                 worker.since = time.monotonic()
-                worker.unsent += frame([[number, t.gold, t.pred] for number, t in worker.tasks.items()])
-                self._send(worker)
+                worker.process.tell([[number, t.gold, t.pred] for number, t in worker.tasks.items()])
 
     def _look_at_clock(self) -> None:
         now = time.monotonic()
@@ -469,14 +371,10 @@ class PoolGrader:
 
     def _lost(self, worker: _Worker, blame: _Task | None = None) -> None:
         """A worker ended, or is to: kill it, and put back what it held. A pair that is to blame comes back once."""
-        del self._workers[worker.number]
-        self._selector.unregister(worker.connection)
-        worker.connection.close()
+        del self._workers[worker.process.number]
+        self._nursery.kill(worker.process)
         with self._lock:
             self._counts["workers_replaced"] += 1
-        if self._nursery is not None:
-            with contextlib.suppress(OSError):
-                self._nursery[1].sendall(ORDER.pack(b"K", worker.number))
         if blame is not None:
             blame.attempts += 1
             blame.spent += time.monotonic() - worker.since
@@ -484,17 +382,14 @@ class PoolGrader:
                 self._finish(blame, Grade(None, "crashed", self.name, blame.spent))
         self._queue.extendleft(task for task in reversed(worker.tasks.values()) if not task.done)
 
+    def _all_lost(self) -> None:
+        for worker in list(self._workers.values()):
+            self._lost(worker)
+
     def _end(self) -> None:
         for worker in self._workers.values():
-            worker.connection.close()
-        if self._nursery is not None:
-            process, control = self._nursery
-            control.close()  # it kills and reaps its workers, then ends
-            try:
-                process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            worker.process.close()
+        self._nursery.close()
         with self._lock:
             self._closing = True
             left = list(self._inbox)
