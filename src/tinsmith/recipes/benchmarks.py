@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Literal, TypeAlias
 
 from attrs import evolve, frozen
 
 from tinsmith import bootstrap
-from tinsmith.config import option, to_dict
+from tinsmith.config import option
 from tinsmith.domain.code import CodeProblem
 from tinsmith.domain.errors import ConfigError, DataNotFoundError, MissingExtraError
-from tinsmith.domain.tokens import Ints
 from tinsmith.envs import choice, code, math
 from tinsmith.envs.code import CodeSet, CodeTask
 from tinsmith.envs.instructions import InstructionSet, InstructionTask, needs_linguist, read_prompts
 from tinsmith.envs.problem import Problem, ProblemSet
-from tinsmith.ports.files import FileSystem
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.sandbox import Sandbox
 from tinsmith.recipes.sandboxes import SandboxSettings
 from tinsmith.rendering import Renderer
-from tinsmith.workflows.evals import EvaluationSettings, Evaluator
-from tinsmith.workflows.rollouts import FailurePolicy, RolloutLimits
+from tinsmith.workflows.rollouts import RolloutLimits
 
 Benchmark = Literal[
     "arithmetic", "gsm8k", "math500", "aime2025", "aime2026", "mmlu_pro", "gpqa", "ifeval", "humaneval", "mbpp"
@@ -112,45 +109,6 @@ def check(names: Sequence[str], options: EvaluationOptions) -> None:
             raise ConfigError(f"evaluation.data.{name}: evals={','.join(names) or 'none'} does not name it")
         if name == "arithmetic":
             raise ConfigError("evaluation.data.arithmetic: sums are drawn, and read from nowhere")
-
-
-def evaluators(
-    names: Sequence[str],
-    options: EvaluationOptions,
-    renderer: Renderer,
-    judges: Judges,
-    files: FileSystem,
-    decode: Callable[[Ints], str],
-    *,
-    context: int,
-    seed: int,
-    timeout_s: float,
-) -> list[Evaluator]:
-    """Their problems are read here, before anything is trained. Raises what `load` raises."""
-    made = []
-    for name in names:
-        most = options.max_tokens or min(MAX_TOKENS[name], context // 2)
-        if most >= context:
-            raise ConfigError(f"evaluation.max_tokens={most} leaves no room for a prompt in a context of {context}")
-        data = (options.data[name],) if name in options.data else ()
-        made.append(
-            Evaluator(
-                name=name,
-                problems=load(name, renderer, judges, data=data, size=options.size, seed=seed),
-                settings=EvaluationSettings(
-                    limits=limits(name, most, timeout_s),
-                    samples=options.n,
-                    temperature=options.temperature,
-                    seed=seed,
-                    concurrency=options.concurrency,
-                    failures=FailurePolicy(retries=options.retries),
-                ),
-                config={**to_dict(options), "benchmark": name, "max_tokens": most, "seed": seed},
-                files=files,
-                decode=decode,
-            )
-        )
-    return made
 
 
 def load(

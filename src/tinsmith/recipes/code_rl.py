@@ -17,7 +17,7 @@ from tinsmith.envs import code
 from tinsmith.envs.code import CodeSet, CodeTask
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.sandbox import Sandbox
-from tinsmith.recipes import common, reinforcement, small_code
+from tinsmith.recipes import common, costs, reinforcement, small_code
 from tinsmith.recipes.reinforcement import Environments, MultiTurnConfig
 from tinsmith.recipes.sandboxes import SandboxSettings
 
@@ -88,7 +88,7 @@ def check(config: Config) -> Iterable[Any]:
     episodes = config.max_steps * config.groups_per_batch * config.group_size
     turns = (config.max_turns or 1) if tools else 1
     longest = min(len(prompt) + turns * config.max_tokens, config.max_trajectory_tokens or model.context)
-    yield common.estimate(model, config, config.max_steps, episodes * longest, episodes * turns * config.max_tokens)
+    yield costs.estimate(model, config.lora, config.max_steps, episodes * longest, episodes * turns * config.max_tokens)
 
 
 def load_problems(

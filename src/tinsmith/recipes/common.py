@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from attrs import frozen
 
 from tinsmith import bootstrap
-from tinsmith.bootstrap import Backend, LoadedModel, Model, ServedModel
+from tinsmith.bootstrap import Backend, Model, ServedModel
 from tinsmith.config import option, to_dict
-from tinsmith.config.files import read_file
-from tinsmith.domain.cost import Prices, Spending, Tokens
 from tinsmith.domain.datums import Datum
-from tinsmith.domain.errors import BudgetError, ConfigError
+from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.schedules import Schedule
-from tinsmith.envs.base import ProblemSource
 from tinsmith.ports.pending import DEADLINE_S
-from tinsmith.ports.progress import Progress, Silent
+from tinsmith.ports.progress import Progress
 from tinsmith.ports.runlog import RunLog
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import Trainer
-from tinsmith.recipes import benchmarks, sandboxes
+from tinsmith.recipes import benchmarks, costs, sandboxes
 from tinsmith.recipes.benchmarks import Benchmark, EvaluationOptions
 from tinsmith.rendering.show import marked, spans, style
-from tinsmith.workflows.evals import Evaluator
 from tinsmith.workflows.journal import RunDirectory
-from tinsmith.workflows.journal.reading import read_journal
-from tinsmith.workflows.journal.records import Step
 from tinsmith.workflows.settings import AdamSettings, CheckpointSettings, LoraSettings, OptimizerSettings
 from tinsmith.workflows.waiting import wait
 
@@ -99,7 +92,7 @@ def validate(config: RunConfig) -> None:
     bootstrap.check_trackers(config.track)
     if config.export == "adapter" and config.lora.rank == 0:
         raise ConfigError("lora.rank=0 trains all weights, there is no adapter: use export=merged or export=none")
-    spending(config)
+    costs.spending(config)
     benchmarks.check(config.evals, config.evaluation)
     default = RunConfig()
     if config.backend == "embedded":
@@ -126,60 +119,6 @@ def open_model(config: RunConfig) -> Model:
         threads=config.threads,
         timeout_s=config.timeout_s,
     )
-
-
-class Priced(Protocol):
-    """Options of what costs money."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def prices(self) -> str | None: ...
-    @property
-    def budget(self) -> float | None: ...
-
-
-def spending(config: Priced) -> Spending:
-    """The price list and budget. ConfigError for what is none."""
-    if config.prices is None:
-        return Spending(budget=config.budget)
-    words = config.prices.split(",")
-    if len(words) == 3:
-        try:
-            prefill, sample, train = (float(word) for word in words)
-        except ValueError:
-            pass
-        else:
-            return Spending(prices=Prices(prefill=prefill, sample=sample, train=train), budget=config.budget)
-    if Path(config.prices).suffix.lower() not in (".json", ".yaml", ".yml", ".toml"):
-        raise ConfigError(
-            f"prices={config.prices!r}: three numbers, PREFILL,SAMPLE,TRAIN, or a JSON, YAML or TOML file"
-        )
-    prices = Prices.of(read_file(config.prices), config.model, config.prices)
-    return Spending(prices=prices, budget=config.budget)
-
-
-def spent(config: Priced, path: Path) -> float:
-    """Money that the run at `path` took so far, at these prices; 0 where there is none."""
-    limits, files = spending(config), bootstrap.local_files()
-    if limits.prices is None or not (path / "journal.jsonl").exists():
-        return 0.0
-    steps = [record.event for record in read_journal(path, files).all_records if isinstance(record.event, Step)]
-    return sum(limits.prices.cost(Tokens.of_metrics(step.metrics)) for step in steps)
-
-
-def left(config: Priced, *stages: Path, besides: float = 0.0) -> float | None:
-    """What stages before, at `stages`, left of the budget, `besides` being spent too. BudgetError where that is
-    nothing."""
-    if config.budget is None:
-        return None
-    used = besides + sum(spent(config, path) for path in stages)
-    if used >= config.budget:
-        raise BudgetError(
-            f"stopped by its budget: the stages before spent {used:.6g} of {config.budget:g}. The same command with a "
-            "larger budget= goes on"
-        )
-    return config.budget - used
 
 
 def optimizer(config: Any) -> OptimizerSettings:
@@ -236,84 +175,6 @@ def make_trainer(model: Model, config: RunConfig, directory: RunDirectory) -> Tr
         micro_batch_tokens=config.micro_batch_tokens,
         run_name=directory.path.name,
     )
-
-
-@contextmanager
-def evaluators(config: RunConfig, model: Model, progress: Progress) -> Iterator[list[Evaluator]]:
-    """What `evals=` names, with its problems, before anything is trained."""
-    if not config.evals:
-        yield []
-        return
-    progress.doing(f"loading the problems of {', '.join(config.evals)}")
-    with benchmarks.judges(config.evals, config.evaluation.sandbox) as judges:
-        yield benchmarks.evaluators(
-            config.evals,
-            config.evaluation,
-            model.renderer,
-            judges,
-            bootstrap.local_files(),
-            model.tokenizer.decode,
-            context=model.context,
-            seed=config.seed,
-            timeout_s=config.timeout_s,
-        )
-
-
-TRIED = 16
-"""Problems of a benchmark whose prompts `check` measures."""
-
-
-def evaluations(config: RunConfig, model: Model, times: int) -> Generator[str, None, Tokens]:
-    """What `check` says of `evals=`; gives the tokens of so many evaluations, if every attempt is as long as it may."""
-    used = Tokens()
-    with evaluators(config, model, Silent()) as made:
-        for evaluator in made:
-            number, samples = len(evaluator.problems), evaluator.settings.samples
-            most = evaluator.settings.limits.max_tokens
-            yield (
-                f"{evaluator.name}: {number} problems, {samples} attempt{'s' * (samples != 1)} each of at most {most} "
-                f"tokens, measured {times} time{'s' * (times != 1)}"
-            )
-            prompts = asyncio.run(_prompts(evaluator.problems, min(number, TRIED)))
-            read = number * sum(prompts) / len(prompts)
-            used = used + Tokens(prefill=times * read, sample=times * number * samples * most)
-    return used
-
-
-async def _prompts(problems: ProblemSource, number: int) -> list[int]:
-    """Tokens of the first prompts."""
-    lengths = []
-    for i in range(number):
-        (env,) = problems[i].make(1)
-        try:
-            lengths.append(len((await env.reset()).tokens))
-        finally:
-            await env.close()
-    return lengths
-
-
-def evaluated(directory: RunDirectory, progress: Progress) -> None:
-    """The scores of a run's evaluations, of its first and its last weights, where there are some."""
-    lines = directory.read_metrics()
-    rows: list[list[Any]] = []
-    for name in lines[-1] if lines else ():
-        found = re.fullmatch(r"final/test/([^/]+)/score", name)
-        if found is None:
-            continue
-        where = f"test/{found[1]}"
-        last = lines[-1]
-        failed = last.get(f"final/{where}/failed", 0.0)
-        rows.append(
-            [
-                found[1],
-                next((line[f"{where}/score"] for line in lines if f"{where}/score" in line), ""),
-                last[name],
-                last.get(f"{name}/stderr", ""),
-                f"{failed:.0f} failed" if failed else "",
-            ]
-        )
-    if rows:
-        progress.table("evaluations", ["", "first", "final", "standard error", ""], rows)
 
 
 def open_state(open_: ExitStack, model: Model, config: RunConfig, handle: str, run_name: str) -> Sampler:
@@ -379,45 +240,3 @@ def show_example(model: Model, datum: Datum) -> Iterator[Any]:
         text.append(marked(span), style=style(span))
     yield f"one example, {datum.num_tokens} tokens, {datum.num_loss_tokens} of them trained (trained text in green):"
     yield text
-
-
-def forecast(config: RunConfig, tokens: Tokens) -> Iterator[str]:
-    """What a run would cost, where there are prices."""
-    limits = spending(config)
-    if limits.prices is None:
-        return
-    cost = limits.prices.cost(tokens)
-    counts = ", ".join(f"{getattr(tokens, kind):,.0f} tokens {what}" for kind, what in _SAID.items())
-    yield f"it would cost about {cost:,.4g} ({counts}, by prices={config.prices})"
-    if limits.budget is not None:
-        share = f"which is {cost / limits.budget:.0%} of" if cost <= limits.budget else "more than"
-        yield f"{share} budget={limits.budget:g}" + (
-            ", so it would stop before its end" if share == "more than" else ""
-        )
-
-
-_SAID = {"prefill": "read", "sample": "sampled", "train": "trained"}
-
-
-def estimate(model: Model, config: RunConfig, steps: int, tokens: float, sampled: float = 0.0) -> str:
-    """What a run would take, from the floating-point operations of its matrix products and the rate of this machine."""
-    if not isinstance(model, LoadedModel):
-        return f"{steps} step{'s' * (steps != 1)}, about {tokens:,.0f} tokens trained" + (
-            f" and {sampled:,.0f} sampled" if sampled else ""
-        )
-    frozen = config.lora.rank > 0
-    flops = tokens * model.num_parameters * (4 if frozen else 6) + sampled * model.num_parameters * 2
-    rate = bootstrap.matmul_rate(model.threads)
-    seconds = flops / rate / 0.6
-    return (
-        f"{steps} step{'s' * (steps != 1)}, about {tokens:,.0f} tokens trained"
-        + (f" and {sampled:,.0f} sampled" if sampled else "")
-        + f": roughly {_duration(seconds)} on {model.threads} threads "
-        f"({flops / 1e12:.1f} TFLOP at 60% of the {rate / 1e9:.0f} GFLOP/s measured here)"
-    )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -18,7 +18,7 @@ from tinsmith.domain.metrics import number
 from tinsmith.envs.base import ProblemSource
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.tokenizer import Tokenizer
-from tinsmith.recipes import benchmarks, common, sandboxes
+from tinsmith.recipes import benchmarks, costs, sandboxes
 from tinsmith.recipes.benchmarks import MAX_TOKENS, SUMS, Benchmark, Judges, Problems
 from tinsmith.recipes.sandboxes import SandboxSettings
 from tinsmith.rendering import Renderer
@@ -93,7 +93,7 @@ class Config:
 
 def run(config: Config, progress: Progress) -> int:
     """1 where the world failed problems for good."""
-    common.spending(config)
+    costs.spending(config)
     progress.doing(f"loading {config.benchmark}")
     files = bootstrap.local_files()
     other = None if config.compare is None else evals.read_results(config.compare, files)
@@ -202,7 +202,7 @@ def _settings(config: Config, max_tokens: int) -> EvaluationSettings:
         seed=config.seed,
         concurrency=config.concurrency,
         failures=FailurePolicy(retries=config.retries),
-        spending=common.spending(config),
+        spending=costs.spending(config),
     )
 
 

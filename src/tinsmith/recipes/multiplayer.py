@@ -21,7 +21,7 @@ from tinsmith.envs.game import Against, Game, ModelMatch, ModelPlayer, SelfPlay
 from tinsmith.envs.games import GuessNumber, TicTacToe, best_answer, best_move
 from tinsmith.envs.questions import ANSWERER, ASKER, THINGS, Menu, TwentyQuestions, exact_answer
 from tinsmith.ports.progress import Progress
-from tinsmith.recipes import common, reinforcement
+from tinsmith.recipes import common, costs, reinforcement
 from tinsmith.recipes.reinforcement import Environments
 from tinsmith.rendering import Renderer
 
@@ -315,4 +315,4 @@ def check(config: Config) -> Iterable[Any]:
     turns = config.turns if kind(config) in ("guess_number", "twenty_questions") else 5
     episodes = config.max_steps * config.groups_per_batch * config.group_size
     longest = len(prompt) + turns * (config.max_tokens + 20)
-    yield common.estimate(model, config, config.max_steps, episodes * longest, episodes * turns * config.max_tokens)
+    yield costs.estimate(model, config.lora, config.max_steps, episodes * longest, episodes * turns * config.max_tokens)

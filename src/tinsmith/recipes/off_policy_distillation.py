@@ -20,7 +20,7 @@ from tinsmith.domain.metrics import episode_metrics
 from tinsmith.envs.base import ProblemSource
 from tinsmith.ports.progress import Notes, Progress
 from tinsmith.ports.sampler import Sampler
-from tinsmith.recipes import chat_sl, common, reinforcement, sources, supervised, teaching
+from tinsmith.recipes import chat_sl, common, costs, reinforcement, sources, supervised, teaching
 from tinsmith.recipes.teaching import Teacher, TeacherSettings
 from tinsmith.workflows.distillation import SoftObjective, SoftTargets
 from tinsmith.workflows.evaluation import NllObjective, Objective
@@ -139,7 +139,7 @@ def asked(
                 of=_digest(config, teacher, how, questions),
                 files=bootstrap.local_files(),
                 progress=progress,
-                spending=common.spending(evolve(config, budget=teaching.left(config, root, but=path))),
+                spending=costs.spending(evolve(config, budget=teaching.left(config, root, but=path))),
             )
             found.append(str(answers.path))
     most = config.test_size * config.num_samples
@@ -215,9 +215,9 @@ def check_asking(config: AskingConfig, model: Model, longer: int = 0, reads: boo
     steps = steps if config.max_steps is None else min(steps, config.max_steps)
     seen = min(steps * config.batch_size, examples * config.num_epochs)
     trained = seen * (len(tokens) + config.max_tokens)
-    yield common.estimate(model, config, steps, trained, examples * config.max_tokens)
+    yield costs.estimate(model, config.lora, steps, trained, examples * config.max_tokens)
     used = Tokens(prefill=prompts + reads * trained, sample=examples * config.max_tokens, train=trained)
-    yield from common.forecast(config, used)
+    yield from costs.forecast(config, used)
 
 
 def validate(config: Config) -> None:

@@ -21,7 +21,7 @@ from tinsmith.envs.base import ProblemSource
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import LossSpec
-from tinsmith.recipes import common
+from tinsmith.recipes import common, costs, inline_evals
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.metering import Meter
 from tinsmith.workflows.rl import RLLoop, RLSettings
@@ -125,7 +125,7 @@ def train(
     model's own. teachers, reward_coef: see `RLLoop`, `RLSettings`; kl_penalty_coef is then the teachers' weight. meter:
     counts what problems sample or score with other models; it becomes the run's."""
     with (
-        common.evaluators(config, model, progress) as evaluators,
+        inline_evals.evaluators(config, model, progress) as evaluators,
         common.open_run(name, config, path, progress) as directory,
         common.tracked(name, config, path, progress) as wrapped,
         ExitStack() as open_,
@@ -156,7 +156,7 @@ def train(
         loop.run()
         common.export(model, trainer, config, directory, progress)
         report(progress, directory, shown)
-        common.evaluated(directory, progress)
+        inline_evals.report(directory, progress)
         last = directory.last_checkpoint
         assert last is not None
         return last.handle
@@ -206,7 +206,7 @@ def forecast(
         )
     episodes = config.max_steps * config.groups_per_batch * config.group_size
     trained = episodes * (mixed / TRIED if config.remove_constant_groups else 1.0)
-    yield common.estimate(model, config, config.max_steps, trained * (length + answer), episodes * answer)
+    yield costs.estimate(model, config.lora, config.max_steps, trained * (length + answer), episodes * answer)
     evaluations = 2 + ((config.max_steps - 1) // config.eval_every if config.eval_every else 0)
     tests = num_tests * evaluations
     used = Tokens(
@@ -214,8 +214,8 @@ def forecast(
         sample=(episodes + tests) * answer,
         train=trained * (length + answer) * (1 if config.loss.name != "gspo" else 2),
     )
-    measured = yield from common.evaluations(config, model, evaluations)
-    yield from common.forecast(config, used + measured)
+    measured = yield from inline_evals.forecast(config, model, evaluations)
+    yield from costs.forecast(config, used + measured)
 
 
 def _tried(config: RLConfig, model: Model, problems: ProblemSource) -> tuple[float, int]:
@@ -260,7 +260,7 @@ def settings(config: RLConfig) -> RLSettings:
         max_turns=config.max_turns if isinstance(config, MultiTurnConfig) else None,
         max_trajectory_tokens=config.max_trajectory_tokens if isinstance(config, MultiTurnConfig) else None,
         timeout_s=config.timeout_s,
-        spending=common.spending(config),
+        spending=costs.spending(config),
     )
 
 

@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 from tinsmith.config import option
 from tinsmith.envs.preference import ModelJudge
 from tinsmith.ports.progress import Progress
-from tinsmith.recipes import chat_sl, common, reinforcement, reward_model
+from tinsmith.recipes import chat_sl, common, costs, reinforcement, reward_model
 from tinsmith.recipes.chat_sl import SETS
 from tinsmith.recipes.shorter import ComparedConfig, load_prompts
 from tinsmith.workflows.metering import Meter
@@ -52,13 +52,13 @@ def run(config: Config, progress: Progress) -> int:
     start = chat_sl.train(chats, progress)
     progress.note("stage 2 of 3: a judge of answers")
     progress.doing("loading")
-    verdicts = reward_model.train(evolve(pairs, budget=common.left(config, sft)), progress)
+    verdicts = reward_model.train(evolve(pairs, budget=costs.left(config, sft)), progress)
     progress.note("stage 3 of 3: reinforcement learning, paid by the judge")
     progress.doing("loading")
-    config = evolve(config, budget=common.left(config, sft, judged))
+    config = evolve(config, budget=costs.left(config, sft, judged))
     model = common.open_model(config)
     with ExitStack() as open_:
-        meter = Meter(common.spending(config))
+        meter = Meter(costs.spending(config))
         judging = meter.sampler(common.open_state(open_, model, config, verdicts, "judge"))
         judge = ModelJudge(judging, model.renderer)
         prompts, test = load_prompts(config, model, judge, SETS, against_reference=True)

@@ -21,7 +21,7 @@ from tinsmith.envs.rubric import Bound, ProbabilityJudge, RubricGroup, RubricJud
 from tinsmith.ports.data import Row
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
-from tinsmith.recipes import chat_sl, common, reinforcement, small_sets, teaching
+from tinsmith.recipes import chat_sl, common, costs, reinforcement, small_sets, teaching
 from tinsmith.recipes.reinforcement import Environments, RLConfig
 from tinsmith.recipes.sources import NamedSet, Part
 from tinsmith.rendering import Renderer
@@ -79,8 +79,8 @@ def run(config: Config, progress: Progress) -> int:
     root = config.log_path or common.default_path(NAME, config, config.data.rsplit("/")[-1])
     with ExitStack() as open_:
         made, renderer = judge_model(config, model, root, progress, open_)
-        config = evolve(config, budget=common.left(config, root / "judge"))
-        meter = Meter(common.spending(config))
+        config = evolve(config, budget=costs.left(config, root / "judge"))
+        meter = Meter(costs.spending(config))
         judge = judge_of(config, meter.sampler(made), renderer)
         problems, test = load(config, model, judge, progress.note)
         progress.note("the policy learns, paid by the judge")

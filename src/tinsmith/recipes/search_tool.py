@@ -20,7 +20,7 @@ from tinsmith.envs.tools import ToolBox, served_tools
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.search import SearchIndex
 from tinsmith.ports.tools import ToolServer
-from tinsmith.recipes import common, reinforcement, small_world
+from tinsmith.recipes import common, costs, reinforcement, small_world
 from tinsmith.recipes.reinforcement import Environments, MultiTurnConfig
 
 NAME = "search-tool"
@@ -98,7 +98,7 @@ def check(config: Config) -> Iterable[Any]:
     episodes = config.max_steps * config.groups_per_batch * config.group_size
     turns = config.max_turns or 1
     longest = min(len(prompt) + turns * config.max_tokens, config.max_trajectory_tokens or model.context)
-    yield common.estimate(model, config, config.max_steps, episodes * longest, episodes * turns * config.max_tokens)
+    yield costs.estimate(model, config.lora, config.max_steps, episodes * longest, episodes * turns * config.max_tokens)
 
 
 def validate(config: Config) -> None:

@@ -12,7 +12,7 @@ from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.cost import Tokens
 from tinsmith.ports.progress import Progress
-from tinsmith.recipes import common
+from tinsmith.recipes import common, costs, inline_evals
 from tinsmith.workflows.evaluation import Objective
 from tinsmith.workflows.journal import RunDirectory
 from tinsmith.workflows.metering import Meter
@@ -48,19 +48,19 @@ def train(
     for note in ends_early(config, data):
         progress.note(note)
     with (
-        common.evaluators(config, model, progress) as evaluators,
+        inline_evals.evaluators(config, model, progress) as evaluators,
         common.open_run(recipe, config, path, progress) as directory,
         common.tracked(recipe, config, path, progress) as shown,
         closing(common.make_trainer(model, config, directory)) as trainer,
     ):
-        meter = Meter(common.spending(config), directory.spent)
+        meter = Meter(costs.spending(config), directory.spent)
         loop = SupervisedLoop(
             trainer, data, objective(meter), settings(config), directory, shown, meter=meter, evaluators=evaluators
         )
         loop.run()
         common.export(model, trainer, config, directory, progress)
         report(progress, directory)
-        common.evaluated(directory, progress)
+        inline_evals.report(directory, progress)
         last = directory.last_checkpoint
         assert last is not None
         return last.handle
@@ -75,7 +75,7 @@ def settings(config: SupervisedConfig) -> SupervisedSettings:
         checkpoints=config.checkpoints,
         eval_every=config.eval_every,
         timeout_s=config.timeout_s,
-        spending=common.spending(config),
+        spending=costs.spending(config),
     )
 
 
@@ -126,8 +126,8 @@ def forecast(
     seen = 0
     for _ in range(steps):  # the last batch of a pass may be short
         seen += min(config.batch_size, len(data) - seen % len(data))
-    yield common.estimate(model, config, steps, seen * tokens)
+    yield costs.estimate(model, config.lora, steps, seen * tokens)
     evaluations = 1 + (-(-steps // config.eval_every) if config.eval_every else 0)
-    measured = yield from common.evaluations(config, model, evaluations)
+    measured = yield from inline_evals.forecast(config, model, evaluations)
     used = Tokens(train=seen * tokens, prefill=test_tokens * evaluations + seen * read)
-    yield from common.forecast(config, used + measured)
+    yield from costs.forecast(config, used + measured)

@@ -21,7 +21,7 @@ from tinsmith.envs.problem import ProblemGroup
 from tinsmith.ports.data import IndexedRows, Row
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
-from tinsmith.recipes import chat_sl, common, math_rl, small_sets
+from tinsmith.recipes import chat_sl, common, costs, math_rl, small_sets
 from tinsmith.recipes.common import RunConfig
 from tinsmith.recipes.sources import NamedSet, Part
 from tinsmith.workflows.teacher_answers import tokens_used
@@ -102,11 +102,11 @@ def open_teachers(
 def left(config: RunConfig, root: Path, *, but: Path | None = None) -> float | None:
     """What teachers trained below `root`, and their answers, left of the budget; `but`: what goes on, and counts for
     itself."""
-    prices, files = common.spending(config).prices, bootstrap.local_files()
+    prices, files = costs.spending(config).prices, bootstrap.local_files()
     answers = {path.with_suffix(".jsonl") for path in root.glob("answers-*")} - {but}
     besides = 0.0 if prices is None else sum(prices.cost(tokens_used(a.absolute(), files)) for a in answers)
     trained = [path for path in sorted(root.glob("teacher-*")) if path != but]
-    return common.left(config, *trained, besides=besides)
+    return costs.left(config, *trained, besides=besides)
 
 
 class Elsewhere(Protocol):
