@@ -46,7 +46,17 @@ from tinsmith.testing.files import MemoryDisk, MemoryFiles, ProcessDied
 from tinsmith.testing.scripted import ScriptedSampler
 from tinsmith.workflows.distillation import SoftObjective, SoftTargets, Teachers
 from tinsmith.workflows.reference import Reference
-from tinsmith.workflows.teacher_answers import CUT, UNMATCHED, Answers, AskSettings, Question, ask, pattern, tokens_used
+from tinsmith.workflows.teacher_answers import (
+    CUT,
+    NO_ROOM,
+    UNMATCHED,
+    Answers,
+    AskSettings,
+    Question,
+    ask,
+    pattern,
+    tokens_used,
+)
 
 Masked = tuple[list[float], list[bool], Offsets]
 gammas = st.one_of(st.sampled_from([0.0, 1.0]), numbers(0, 1))
@@ -139,12 +149,14 @@ def test_its_policy_gradient_is_the_gradient_of_the_reverse_kl(logits: list[floa
 class Constant:
     """A teacher for whom every token has the same logprob; remembers what it was asked."""
 
-    def __init__(self, logprob: float) -> None:
+    def __init__(self, logprob: float, context: int = 1 << 20) -> None:
         self.logprob = logprob
+        self.context = context
         self.asked = 0
 
     def score(self, tokens: np.ndarray) -> Pending[Floats]:
         self.asked += 1
+        assert len(tokens) <= self.context
         return Pending.of(floats([np.nan, *[self.logprob] * (len(tokens) - 1)]))
 
 
@@ -173,6 +185,28 @@ def test_each_teacher_teaches_the_rows_of_its_own_sources(drawn: Masked, data: s
         assert metrics[f"teacher_kl/{source}"] == pytest.approx(mean, abs=1e-5)
     with pytest.raises(TrainingError, match="no teacher of 'd'"):
         Teachers(of=of, coef=1.0).teach(batch, ["d"] * len(batch))
+
+
+@given(masked_rows(-5, 0), st.lists(st.integers(1, 8), min_size=2, max_size=2), gammas, st.data())
+def test_rows_that_a_teacher_has_no_room_for_are_not_trained_on_and_counted(
+    drawn: Masked, contexts: list[int], gamma: float, data: st.DataObject
+) -> None:
+    """All others are taught what they would be without those."""
+    q, mask, offsets = drawn
+    assume(len(offsets) > 1 and np.all(np.diff(offsets) > 0))
+    batch = batch_of(q, mask, offsets)
+    of = dict(zip("ab", (Reference(Constant(-1.5, context), 1.0) for context in contexts), strict=True))  # type: ignore[arg-type]
+    sources = data.draw(st.lists(st.sampled_from("ab"), min_size=len(batch), max_size=len(batch)))
+    fits = [n + 1 <= of[s].context for n, s in zip(batch.lengths, sources, strict=True)]
+    taught, metrics = Teachers(of=of, coef=1.0, discount=gamma).teach(batch, sources)
+    assert metrics["teacher_left_out"] == fits.count(False)
+    kept = [i for i, whole in enumerate(fits) if whole]
+    for i, row in enumerate(taught):
+        assert row.weights.tolist() == (batch[i].weights.tolist() if fits[i] else [0.0] * row.num_tokens)
+    if kept:
+        apart, alone = Teachers(of=of, coef=1.0, discount=gamma).teach(batch.take(kept), [sources[i] for i in kept])
+        assert taught.take(kept).same_as(apart)
+        assert metrics["teacher_kl"] == pytest.approx(alone["teacher_kl"])
 
 
 # Off policy
@@ -361,8 +395,9 @@ def test_what_a_teacher_reads_is_not_what_a_student_reads() -> None:
         keep_answers(Recited(), ["long"], files, of="2")
     narrow = Recited()
     narrow.sampler = ScriptedSampler(TOKENIZER, narrow.answer, context=60)
-    with pytest.raises(DataError, match=r"question 1: .* leaves no room in its context of 60"):
-        keep_answers(narrow, ["a", "b" * 50], files, of="3")
+    found = keep_answers(narrow, ["a", "b" * 50, "c"], files, of="3")
+    assert (found.kept, found.left_out) == (4, {NO_ROOM: 2})
+    assert narrow.asked == ["a", "a", "c", "c"]
 
 
 def test_a_teacher_of_other_tokens_is_refused() -> None:

@@ -255,7 +255,8 @@ def test_who_has_lost_wins_nothing_by_filling_the_opponents_context(lengths, con
     if overflow:
         assert total(group, "win") == 0.0
         if ruled_by == "system":
-            assert len(read[len(seen)]) > context - 200, "one message and no more"
+            alone = [Message.system("The rule."), Message.user(read[len(seen)])]
+            assert len(RENDERER.generation_prompt(alone).ids) + 30 > context, "one message and no more"
     if context > 10_000:
         assert (overflow, forgot) == (False, 0)
 

@@ -33,6 +33,7 @@ TOKENIZER = FakeTokenizer()
 RENDERER = get("chatml", TOKENIZER)
 PATH = Path("/run")
 NO_FAULTS: Schedule = {}
+LIKELY = TOKENIZER.encode("0123456789").tolist() + list(RENDERER.stop.ids)
 
 
 def examples(n: int) -> list[tuple[Datum, ...]]:
@@ -159,12 +160,12 @@ def rl(
     trainer: FakeTrainer | None = None,
     faults: Schedule = NO_FAULTS,
     tested: bool = True,
+    teacher_context: int | None = None,
     **settings: object,
 ) -> FakeTrainer:
-    likely = TOKENIZER.encode("0123456789").tolist() + list(RENDERER.stop.ids)
-    trainer = trainer or FakeTrainer(TOKENIZER, states=states, likely=likely)
+    trainer = trainer or FakeTrainer(TOKENIZER, states=states, likely=LIKELY)
     kl = settings.get("kl_penalty_coef")
-    reference = FakeTrainer(TOKENIZER, likely=likely).sampler().result() if kl else None
+    reference = FakeTrainer(TOKENIZER, likely=LIKELY, context=teacher_context or 512).sampler().result() if kl else None
     with open_run(disk) as directory:
         RLLoop(
             faulty(trainer, faults),
@@ -180,7 +181,8 @@ def rl(
             ),
             directory,
             Silent(),
-            reference=None if reference is None else faulty(reference, faults),
+            reference=None if reference is None or teacher_context else faulty(reference, faults),
+            teachers={"digits": reference} if reference is not None and teacher_context else None,
             test=problems() if tested else None,
             decode=TOKENIZER.decode,
         ).run()
@@ -223,6 +225,21 @@ def test_rollouts_read_back_to_the_groups_that_were_trained_on() -> None:
     assert [len(g.episodes) for g in groups] == [16] * 4
     rewards = np.mean([g.rewards for g in groups])
     assert rewards == pytest.approx(lines(disk)[1]["env/all/reward/total"])
+
+
+def test_what_is_longer_than_its_teacher_reads_stops_no_run() -> None:
+    """Where all of it is, nothing is trained, and that is said."""
+    prompt = len(problems()[0].task.prompt(Problem("", "Say 7.", "7")).tokens)  # type: ignore[attr-defined]
+    for room, left_out in ((3, 0), (2, None), (0, 64)):
+        disk = MemoryDisk()
+        settings = {"kl_penalty_coef": 1.0, "reward_coef": 0.0, "remove_constant_groups": False}
+        trained = rl(disk, MemoryBlobStore(), 2, teacher_context=prompt + room, **settings)
+        for row in lines(disk):
+            told = row["teacher_left_out"]
+            assert told == left_out if left_out is not None else 0 < told < 64
+            assert (row["num_loss_tokens"] > 0) == (told < 64)
+        if left_out == 64:
+            assert trained.weights.tobytes() == FakeTrainer(TOKENIZER, likely=LIKELY).weights.tobytes()
 
 
 def test_rl_goes_on_from_a_checkpoint_as_if_never_stopped() -> None:

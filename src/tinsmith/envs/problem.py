@@ -147,8 +147,9 @@ class ProblemSet:
         """The first `count` problems, in their own order."""
         return evolve(self, length=min(count, self.length), seed=None)
 
-    def within(self, tokens: int, *, skip: bool) -> ProblemSet:
-        """The problems whose prompts have at most `tokens` tokens; a longer one is left out, or is a DataError.
+    def within(self, tokens: int, *, skip: bool, context: str = "context") -> ProblemSet:
+        """The problems whose prompts have at most `tokens` tokens, which `context` leaves; a longer one is left out, or
+        is a DataError.
 
         Raises DataError when none is left.
         """
@@ -161,7 +162,7 @@ class ProblemSet:
                 if skip:
                     continue
                 raise DataError(
-                    f"{problem.id}: its prompt has {length} tokens; context less max_tokens leaves {tokens}. "
+                    f"{problem.id}: its prompt has {length} tokens; {context} less max_tokens leaves {tokens}. "
                     "Leave such problems out with too_long=skip, or take fewer max_tokens or a model of longer context",
                     source=self.source or self.name,
                     line=index + 1 if self.source else None,

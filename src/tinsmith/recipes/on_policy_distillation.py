@@ -4,7 +4,7 @@ becomes so."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 from attrs import evolve, frozen
@@ -17,7 +17,7 @@ from tinsmith.envs.prompt import JoinedProblems, MixedProblems
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common, reinforcement, teaching
 from tinsmith.recipes.reinforcement import Environments, RLConfig
-from tinsmith.recipes.teaching import TeacherSettings
+from tinsmith.recipes.teaching import Teacher, TeacherSettings
 
 NAME = "on-policy-distillation"
 
@@ -57,10 +57,15 @@ def run(config: Config, progress: Progress, name: str = NAME) -> int:
     model = common.open_model(config)
     names = teaching.names_of(config.data)
     root = config.log_path or common.default_path(name, config, *names)
-    with (
-        teaching.open_problems(config, model, progress.note) as (train, test),
-        teaching.open_teachers(config, model, config.data, root, progress) as teachers,
-    ):
+    with ExitStack() as open_:
+
+        def teachers_of_all() -> list[Teacher]:
+            return open_.enter_context(teaching.open_teachers(config, model, config.data, root, progress))
+
+        # A teacher that is named may have a shorter context; one that is trained here has the student's.
+        named = teachers_of_all() if config.teachers else []
+        train, test = open_.enter_context(teaching.open_problems(config, model, progress.note, named))
+        teachers = named or teachers_of_all()
         progress.note("the student learns")
         reinforcement.train(
             name,

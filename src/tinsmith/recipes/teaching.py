@@ -191,14 +191,18 @@ def is_math(source: str) -> bool:
 
 @contextmanager
 def open_problems(
-    config: Any, model: Model, note: Callable[[str], object]
+    config: Any, model: Model, note: Callable[[str], object], readers: Sequence[Teacher] = ()
 ) -> Iterator[tuple[list[ProblemSource], list[ProblemSource]]]:
     """Of each source in `config.data` what to train on, and what to test on, of those that have something. `config` is
-    a RunConfig with `data`, `max_tokens`, `max_rows`, `test_size`, `too_long`. A group's first tag names its source."""
+    a RunConfig with `data`, `max_tokens`, `max_rows`, `test_size`, `too_long`. A group's first tag names its source.
+    readers: of each source who is to read prompt and answer too."""
+    contexts = [_shorter(config, model, reader) for reader in readers] or [(model.context, "context")] * len(
+        config.data
+    )
     with closing(bootstrap.open_grader()) as grader:
         train: list[ProblemSource] = []
         test: list[ProblemSource] = []
-        for source, name in zip(config.data, names_of(config.data), strict=True):
+        for source, name, (context, whose) in zip(config.data, names_of(config.data), contexts, strict=True):
             if is_math(source):
                 shared = {a.name: getattr(config, a.name) for a in attrs.fields(RunConfig)}
                 problems = math_rl.Config(
@@ -210,27 +214,44 @@ def open_problems(
                     fewshot=False,
                 )
                 some, held_out = math_rl.load_problems(problems, model, grader, note)
+                if context < model.context:
+                    room, skip = context - config.max_tokens, config.too_long != "raise"
+                    some = some.within(room, skip=skip, context=whose)
+                    held_out = None if held_out is None else held_out.within(room, skip=skip, context=whose)
                 if config.max_rows is not None:
                     some = some.first(config.max_rows)
                 train.append(some)
                 test += [] if held_out is None else [held_out]
             else:
-                rows, held_rows = prompt_rows(source, config, model, note)
+                rows, held_rows = prompt_rows(source, config, model, note, context, whose)
                 made = _prompts(model, name, rows)
                 train.append(prompt.RowSet(name=name, rows=rows, group=made))
                 test += [prompt.RowSet(name=name, rows=held_rows, group=made)] if len(held_rows) else []
         yield train, test
 
 
+def _shorter(config: Any, model: Model, reader: Teacher) -> tuple[int, str]:
+    """The context of both, and how it is called."""
+    context = reader.sampler.context
+    if context >= model.context:
+        return model.context, "context"
+    if config.max_tokens >= context:
+        raise ConfigError(
+            f"max_tokens={config.max_tokens} leaves no room for a prompt: the teacher {reader.model.name} has a "
+            f"context of {context} tokens"
+        )
+    return context, f"context of {context} of the teacher {reader.model.name}"
+
+
 def prompt_rows(
-    source: str, config: Any, model: Model, note: Callable[[str], object]
+    source: str, config: Any, model: Model, note: Callable[[str], object], context: int, whose: str
 ) -> tuple[IndexedRows, IndexedRows]:
     """The rows of a source of conversations, and those set aside; all that have a prompt which leaves room for an
-    answer."""
+    answer in `context`."""
     known = SETS.get(source)
     where = source if known is None else known.train
     opened = bootstrap.open_source(where) if isinstance(where, str) else where
-    room = model.context - config.max_tokens
+    room = context - config.max_tokens
 
     def keep(row: Row, line: int) -> str | None:
         asked = prompt.prompt_of(row, opened.name, line)
@@ -241,7 +262,7 @@ def prompt_rows(
         if config.too_long != "raise":
             return f"have prompts of more than {room} tokens"
         raise DataError(
-            f"its prompt has more than {room} tokens, which is the context less max_tokens; or too_long=skip",
+            f"its prompt has more than {room} tokens, which is the {whose} less max_tokens; or too_long=skip",
             source=opened.name,
             line=line,
         )

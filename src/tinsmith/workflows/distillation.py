@@ -33,21 +33,27 @@ class Teachers:
     def teach(self, batch: Batch, sources: Sequence[str]) -> tuple[Batch, dict[str, float]]:
         """The batch with the teachers' advantages added to its own, and metrics: `teacher_kl`, the mean over trained
         tokens of log(student / teacher) in nats, and the same of each source, `teacher_kl/SOURCE`. sources: of each
-        row. A source without a teacher is a TrainingError."""
-        assert batch.advantages is not None
+        row. A source without a teacher is a TrainingError. A row that is longer than its teacher's context is not
+        trained on: its weights become 0 (`teacher_left_out` counts such rows)."""
+        own = batch.advantages
+        assert own is not None
         scores = np.zeros(batch.num_tokens, np.float32)
         for source in dict.fromkeys(sources):
             if source not in self.of:
                 raise TrainingError(f"no teacher of {source!r}: there are teachers of {', '.join(self.of)}")
+        # What is scored of a row is its tokens and its last target.
+        left_out = np.array([n >= self.of[s].context for n, s in zip(batch.lengths, sources, strict=True)], np.bool_)
+        if left_out.any():
+            batch = evolve(batch, weights=np.where(np.repeat(left_out, batch.lengths), 0.0, batch.weights))
         # A teacher of several sources is asked once for all of its rows.
         for teacher in {id(t): t for t in self.of.values()}.values():
-            rows = [i for i, source in enumerate(sources) if self.of[source] is teacher]
+            rows = [i for i, source in enumerate(sources) if self.of[source] is teacher and not left_out[i]]
             if rows:
                 places = np.concatenate([np.arange(batch.offsets[i], batch.offsets[i + 1]) for i in rows])
                 scores[places] = teacher.score(batch[i] for i in rows)
         told = reverse_kl(batch, scores, coef=self.coef, discount=self.discount)
-        taught = evolve(batch, advantages=batch.advantages + told.advantages, reference_logprobs=scores)
-        return taught, _means(told, sources)
+        taught = evolve(batch, advantages=own + told.advantages, reference_logprobs=scores)
+        return taught, {**_means(told, sources), "teacher_left_out": float(left_out.sum())}
 
 
 def _means(told: ReverseKL, sources: Sequence[str]) -> dict[str, float]:

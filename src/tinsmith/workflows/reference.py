@@ -28,6 +28,11 @@ class Reference:
         self._keep = keep
         self._kept: dict[bytes, Floats] = {}
 
+    @property
+    def context(self) -> int:
+        """Longest sequence that it scores."""
+        return self._sampler.context
+
     def score(self, datums: Iterable[Datum]) -> Floats:
         """[T], rows concatenated: the logprob of every target."""
         waiting: deque[tuple[bytes, Pending[Floats] | Floats]] = deque()

@@ -86,7 +86,7 @@ class RLLoop:
     `progress/done_frac`, `tokens/...`, `cost/...`, `time/...`; `test/env/...` (with `reward/stderr`, the standard error
     of the mean reward) are of the weights before that step; the last line also has those of the final weights,
     `final/test/env/...`. Those of evaluators are `test/<benchmark>/...`. With teachers also `teacher_kl` and
-    `teacher_kl/SOURCE`, `test/teacher_kl`.
+    `teacher_kl/SOURCE`, `test/teacher_kl`, and `teacher_left_out`, sequences that are too long for their teacher.
     """
 
     def __init__(
@@ -211,14 +211,15 @@ class RLLoop:
         }
         kept = [g for g in groups if not (settings.remove_constant_groups and g.is_constant)]
         batch, sources = self._assemble(kept)
-        if batch is None:  # every group was constant: there is nothing to learn from, and that is said
-            metrics["num_tokens"] = metrics["num_loss_tokens"] = 0
+        if batch is not None and self._reference is not None:
+            batch, metrics["kl_policy_base"] = self._penalised(batch, self._reference)
+        if batch is not None and self._teachers is not None:
+            batch, told = self._teachers.teach(batch, sources)
+            metrics.update(told)
+        if batch is None or not batch.num_loss_tokens:
+            # Every group was constant, or longer than its teacher reads: nothing is to be learned, and that is said.
+            batch, metrics["num_tokens"], metrics["num_loss_tokens"] = None, 0, 0
         else:
-            if self._reference is not None:
-                batch, metrics["kl_policy_base"] = self._penalised(batch, self._reference)
-            if self._teachers is not None:
-                batch, told = self._teachers.teach(batch, sources)
-                metrics.update(told)
             metrics.update(self._train(batch, step))
         metrics["time/rollout"] = rolled - began
         metrics["time/train"] = time.monotonic() - rolled

@@ -29,6 +29,7 @@ from tinsmith.workflows.rollout_plan import draw_seed
 from tinsmith.workflows.waiting import wait
 
 CUT, UNREADABLE, UNMATCHED = "were cut by max_tokens", "could not be read", "have no answer in the form asked for"
+NO_ROOM = "would be to prompts that leave no room in the teacher's context"
 
 
 @frozen(kw_only=True)
@@ -159,7 +160,7 @@ def _go_on(
     progress: Progress,
     spending: Spending,
 ) -> None:
-    waiting: deque[tuple[Question, Any, Pending[SampleResult]]] = deque()
+    waiting: deque[tuple[Question, Any, Pending[SampleResult] | None]] = deque()
     done, spent = len(before), _tokens(before)
     prices, budget = spending.prices, spending.budget
     dearest = max((_tokens([line]) for line in before), key=lambda t: t.prefill + t.sample, default=Tokens())
@@ -167,8 +168,11 @@ def _go_on(
     def take() -> None:
         nonlocal done, spent, dearest
         question, prompt, pending = waiting.popleft()
-        result = wait(pending, "the teacher's answer", settings.timeout_s)
-        line = _line(question, prompt, result, renderer, settings)
+        if pending is None:
+            line: dict[str, Any] = {"rows": [], "left_out": {NO_ROOM: settings.samples}, **Tokens().metrics()}
+        else:
+            result = wait(pending, "the teacher's answer", settings.timeout_s)
+            line = _line(question, prompt, result, renderer, settings)
         files.append(part, json.dumps(line, ensure_ascii=False).encode() + b"\n")
         done, used = done + 1, _tokens([line])
         spent, dearest = spent + used, max(dearest, used, key=lambda t: t.prefill + t.sample)
@@ -197,10 +201,8 @@ def _go_on(
         prompt = renderer.generation_prompt(question.asked.messages, tools=question.asked.tools).ids
         room = sampler.context - len(prompt)
         if room < 1:
-            raise DataError(
-                f"question {asked}: what the teacher reads has {len(prompt)} tokens and leaves no room in its "
-                f"context of {sampler.context}"
-            )
+            waiting.append((question, prompt, None))
+            continue
         params = SamplingParams(
             max_tokens=min(settings.max_tokens, room),
             temperature=settings.temperature,
