@@ -47,10 +47,7 @@ class Outputs:
         self._evaluations = {}
         if not isinstance(records[-1].event, Finished):
             self._evaluations = {step: lines.pop(step) for step in lines.keys() - done}
-        for name, data in (
-            (CONFIG, pretty(config).encode("utf-8", "surrogatepass")),
-            (METRICS, _lines(lines.values())),
-        ):
+        for name, data in ((CONFIG, _text(config)), (METRICS, _lines(lines.values()))):
             path = self._path / name
             with self._journal.guard(path, len(data)):
                 if not exists(self._files, path) or read(self._files, path) != data:

@@ -22,18 +22,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from attrs import frozen
-
 from tinsmith.domain.cost import Spent, Tokens
-from tinsmith.domain.errors import ConfigError, JournalError, TinsmithError, WorldError
+from tinsmith.domain.errors import ConfigError, JournalError, TinsmithError
 from tinsmith.ports.clock import Clock
 from tinsmith.ports.files import FileSystem, exists, make_directories
+from tinsmith.workflows.journal.checkpoints import Checkpoints, Keep, ResumePoint
 from tinsmith.workflows.journal.log import Journal
 from tinsmith.workflows.journal.outputs import Outputs
 from tinsmith.workflows.journal.records import (
     Cause,
     Checkpoint,
-    Deleted,
     Evaluation,
     Finished,
     Record,
@@ -45,22 +43,10 @@ from tinsmith.workflows.journal.records import (
     live,
 )
 from tinsmith.workflows.journal.settings import changed_settings, json_object
-from tinsmith.workflows.journal.states import States
 
-LOCK, JOURNAL, CHECKPOINTS = "tinsmith.lock", "journal.jsonl", "checkpoints"
+LOCK, JOURNAL = "tinsmith.lock", "journal.jsonl"
 
 IfExists = Literal["resume", "raise", "delete"]
-Keep = Literal["periodic", "rolling", "final"]
-
-
-@frozen(kw_only=True)
-class ResumePoint:
-    """The checkpoint that a run goes on from: its state is loaded, and step `step` (from 0) is the next to train."""
-
-    step: int
-    cursor: Mapping[str, Any]
-    name: str
-    handle: str
 
 
 class RunDirectory:
@@ -75,11 +61,9 @@ class RunDirectory:
         self.notes: list[str] = []
         """What was wrong with the directory and how it was handled, for the user to see."""
         self._files = files
-        self._keep_rolling = keep_rolling
-        self._delete: Callable[[str], object] | None = None
         self._journal = Journal(path / JOURNAL, files, clock)
         self._outputs = Outputs(path, files, self._journal)
-        self._states = States(path / CHECKPOINTS, files, self._journal)
+        self._checkpoints = Checkpoints(path, files, self._journal, keep_rolling)
         self._lock = files.lock(path / LOCK)
         self._config: dict[str, Any] = {}
         self._trained_with: dict[str, Any] | None = None  # the config of the last step that counts
@@ -88,7 +72,6 @@ class RunDirectory:
         self._session = 0  # how often the run was resumed before
         self._next_step: int | None = None  # None until `resume`
         self._made_by = ""  # of the steps that count
-        self._checkpoints: list[Checkpoint] = []  # that can be resumed from, oldest first
         self._finished_at: int | None = None
         self._stopped = False
         self._spent = Spent()
@@ -177,15 +160,13 @@ class RunDirectory:
                 self._spent = self._spent.plus(Tokens.of_metrics(record.event.metrics))
         self._session = sum(isinstance(r.event, Resumed) for r in records)
         self._records = live(records)
-        deleted = {r.event.name for r in records if isinstance(r.event, Deleted)}
+        self._checkpoints.find(self._records, records)
         for record in self._records:
-            if isinstance(record.event, Checkpoint) and record.event.name not in deleted:
-                self._checkpoints.append(record.event)
             if isinstance(record.event, Finished):
                 self._finished_at = record.event.step
         if self._finished_at is not None:  # the last process may have been killed before it put these right
             self._outputs.rewrite(self._trained_with or self._config, self._records)
-            self._states.remove_strays(self._checkpoints)
+            self._checkpoints.remove_strays()
 
     @property
     def finished_at(self) -> int | None:
@@ -200,13 +181,13 @@ class RunDirectory:
     @property
     def last_checkpoint(self) -> ResumePoint | None:
         """The newest checkpoint, e.g. that of a finished run; not verified."""
-        return self._point(self._checkpoints[-1]) if self._checkpoints else None
+        return self._checkpoints.newest
 
     @property
     def checkpoints(self) -> Path:
         """Where a trainer on this machine is to keep its states: each as the file or directory `checkpoints/<name>`
         or `<name>.<suffix>`, which is then verified before it is loaded."""
-        return self._states.directory
+        return self._checkpoints.directory
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -233,7 +214,7 @@ class RunDirectory:
         """
         if self._next_step is not None:
             raise JournalError(f"{self.path}: resume is called once, before anything is recorded")
-        chosen = self._choose(load)
+        chosen = self._checkpoints.choose(self._records, load, self.notes)
         checkpoint = chosen.event if chosen and isinstance(chosen.event, Checkpoint) else None
         resumed = Resumed(
             step=checkpoint.step if checkpoint else 0,
@@ -251,14 +232,11 @@ class RunDirectory:
             if isinstance(record.event, Step):
                 self._made_by = self.made_by(record.event.metrics, datums=record.event.datums)
         self._records, self._finished_at = [], None
-        alive = {r.event.name for r in kept if isinstance(r.event, Checkpoint)}
-        self._checkpoints = [c for c in self._checkpoints if c.name in alive]
-        self._states.remove_strays(self._checkpoints)
+        self._checkpoints.go_back(kept)
         self.notes.extend(self._outputs.cut_rollouts(checkpoint.rollouts if checkpoint else {}))
         self._outputs.rewrite(self._config, kept)
-        self._delete = delete
-        self._prune()
-        return self._point(checkpoint) if checkpoint else None
+        self._checkpoints.delete_by(delete)
+        return self._checkpoints.point(checkpoint) if checkpoint else None
 
     def nothing_left(self, steps: int) -> str:
         """Leave a complete run as it was trained: config.json keeps the config of its last step. What to say of it."""
@@ -266,29 +244,6 @@ class RunDirectory:
             self._config = self._trained_with
             self._outputs.write_config(self._config)
         return f"this run is complete: {steps} steps were taken and none is left; nothing was changed"
-
-    def _choose(self, load: Callable[[str], object]) -> Record | None:
-        usable = {c.name for c in self._checkpoints}
-        refusals: list[str] = []
-        for record in reversed(self._records):
-            event = record.event
-            if not isinstance(event, Checkpoint) or event.name not in usable:
-                continue
-            problem = self._states.problem(event)
-            if problem is None:
-                try:
-                    load(self._point(event).handle)
-                except WorldError:
-                    raise
-                except (OSError, ValueError) as error:
-                    problem = str(error)
-                    refusals.append(f"{event.name}: {problem}")
-                else:
-                    return record
-            self.notes.append(f"checkpoint {event.name} cannot be used ({problem}); trying an older one")
-        if refusals:
-            raise JournalError(f"{self.path}: no checkpoint could be loaded:\n  " + "\n  ".join(refusals))
-        return None
 
     def made_by(self, metrics: Mapping[str, Any] | None = None, *, datums: str = "") -> str:
         """A digest of the steps that made the weights, with one more if its metrics and datums are given: a run that
@@ -330,7 +285,7 @@ class RunDirectory:
 
     def has_checkpoint(self, keep: Keep, step: int) -> bool:
         """E.g. the final one, when the process died between it and the end."""
-        return any(c.keep == keep and c.step == step for c in self._checkpoints)
+        return self._checkpoints.has(keep, step)
 
     def record_checkpoint(self, keep: Keep, step: int, handle: str, cursor: Mapping[str, Any]) -> None:
         """The state after `step` steps was saved as `handle`, awaited, under `checkpoint_name(keep, step)`.
@@ -346,39 +301,8 @@ class RunDirectory:
             )
         if self.has_checkpoint(keep, step):
             raise JournalError(f"{self.path}: there is a {keep} checkpoint of step {step} already")
-        event = self._verified(self.checkpoint_name(keep, step), keep, step, handle, json_object(cursor))
-        self._journal.append(event, sync=True)
-        self._checkpoints.append(event)
-        self._prune()
-
-    def _prune(self) -> None:
-        """Delete rolling checkpoints but the newest; each is given up in the journal before its state goes."""
-        rolling = [c for c in self._checkpoints if c.keep == "rolling"]
-        for old in rolling[: -self._keep_rolling]:
-            self._journal.append(Deleted(name=old.name), sync=True)
-            self._checkpoints.remove(old)
-            if self._delete is not None:
-                self._delete(self._point(old).handle)
-
-    def _verified(self, name: str, keep: Keep, step: int, handle: str, cursor: dict[str, Any]) -> Checkpoint:
-        """The record of a state, which is durable and has been read back when it is in this directory."""
-        size, sha256 = self._states.verified(name)
-        inside = Path(handle).is_relative_to(self.path)
-        return Checkpoint(
-            name=name,
-            keep=keep,
-            step=step,
-            handle=Path(handle).relative_to(self.path).as_posix() if inside else handle,
-            inside=inside,
-            cursor=cursor,
-            sha256=sha256,
-            size=size,
-            rollouts=self._outputs.rollouts_before(step),
-        )
-
-    def _point(self, checkpoint: Checkpoint) -> ResumePoint:
-        handle = str(self.path / checkpoint.handle) if checkpoint.inside else checkpoint.handle
-        return ResumePoint(step=checkpoint.step, cursor=checkpoint.cursor, name=checkpoint.name, handle=handle)
+        name, rollouts = self.checkpoint_name(keep, step), self._outputs.rollouts_before(step)
+        self._checkpoints.record(name, keep, step, handle, json_object(cursor), rollouts)
 
     def write_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]], *, name: str = "train") -> None:
         """Add a line an episode to `rollouts/<name>.jsonl`, whose steps never fall; call it before what came of them is
