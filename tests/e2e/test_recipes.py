@@ -327,7 +327,7 @@ def test_a_teachers_likeliest_tokens_of_given_conversations(capsys: pytest.Captu
     said = {
         "is chat-sl": [*words, "data=small", "top_k=0", "teachers=tiny"],
         "teachers=MODEL": [*words, "data=small"],
-        "asks one teacher": [*words, "data=small,recite", "teachers=tiny,other"],
+        "give one for each": [*words, "data=small,recite", "teachers=tiny,other", "test_data=small"],
         "2 teachers for 1": [*words, "data=small", "teachers=tiny,other"],
     }
     for why, bad in said.items():
@@ -344,6 +344,26 @@ def test_a_teachers_likeliest_tokens_of_given_conversations(capsys: pytest.Captu
     words = ["off-policy-distillation", "samples=data", "data=long.jsonl", "teachers=tiny", "top_k=2", "test_size=0"]
     assert main([*words, "num_epochs=1", "export=none", "log_path=long"]) == 0
     assert metrics("long/student")[0]["num_tokens"] == load_model("tiny").context - 1
+
+
+def test_each_source_has_the_likeliest_tokens_of_its_own_teacher() -> None:
+    """One of two teachers is the student as it starts, from which it differs by what K tokens leave out; the other one
+    differs more. What is said of a batch is the mean over its tokens, so that both orders add up to both alone."""
+    assert main(["chat-sl", "data=small", "max_steps=3", "eval_every=0", "test_size=0", "log_path=far"]) == 0
+    words = ["off-policy-distillation", "test_size=8", "max_rows=40", "max_steps=1", "batch_size=64", "export=none"]
+    given = [*words, "samples=data", "data=small,recite", "eval_every=1", "max_length=64"]
+    kl = {}
+    for name in ("tiny", "far/final", "far/final,tiny", "tiny,far/final"):
+        assert main([*given, f"teachers={name}", f"log_path={name.replace('/', '-')}"]) == 0
+        kl[name] = metrics(f"{name.replace('/', '-')}/student")[0]
+    for metric in ("train_kl", "test/kl"):
+        first, second, both = (kl[name][metric] for name in ("far/final,tiny", "tiny,far/final", "far/final"))
+        own = kl["tiny"][metric]
+        assert first + second == pytest.approx(own + both, rel=1e-3), metric
+        assert 1.05 * own < second < first < both, metric
+    two = ["data=arithmetic,recite", "teacher.max_steps=1", "max_tokens=40", "log_path=made"]
+    assert main([*words, *two]) == 0
+    assert metrics("made/student")[0]["train_kl"] >= 0
 
 
 def test_a_student_answers_without_the_long_prompt_as_its_teacher_with_it(capsys: pytest.CaptureFixture[str]) -> None:

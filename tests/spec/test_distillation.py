@@ -44,7 +44,8 @@ from tinsmith.recipes.teaching import check_tokens
 from tinsmith.testing import FakeTokenizer, FakeTrainer
 from tinsmith.testing.files import MemoryDisk, MemoryFiles, ProcessDied
 from tinsmith.testing.scripted import ScriptedSampler
-from tinsmith.workflows.distillation import SoftObjective, SoftTargets, Teachers
+from tinsmith.workflows.distillation import SoftObjective, SoftTargets, Teachers, soften
+from tinsmith.workflows.evaluation import EVAL_ROWS
 from tinsmith.workflows.reference import Reference
 from tinsmith.workflows.teacher_answers import (
     CUT,
@@ -324,10 +325,42 @@ def test_a_teacher_is_asked_what_comes_after_each_token(
             found = np.array(every)[datum.targets[t, :k]]
             assert found.tolist() == pytest.approx(best.tolist(), abs=1e-4)
             assert len(set(datum.targets[t, :k].tolist())) == k
-        objective = SoftObjective(SoftTargets(sampler, V, 10.0), test=list(batch))
+        objective = SoftObjective([SoftTargets(sampler, V, 10.0)], test=list(batch))
         if any(w.any() for w in weights):
             said = objective.evaluation(objective.submit_evaluation(fake), 10.0)
             assert said["test/kl"] == pytest.approx(0.0, abs=1e-4), "the student is its own teacher"
+
+
+@pytest.fixture(scope="module")
+def others() -> Iterator[list[FakeTrainer]]:
+    trainers = [FakeTrainer(TOKENIZER, context=64, likely=[i]) for i in (5, 9)]
+    yield trainers
+    for trainer in trainers:
+        trainer.close()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=sequences(), data=st.data())
+def test_each_row_has_the_soft_targets_of_its_own_sources_teacher(
+    others: list[FakeTrainer], drawn: list[list[int]], data: st.DataObject
+) -> None:
+    """One teacher of two sources is one; the test data are of sources too, over several batches of an evaluation."""
+    batch = Batch.of([Datum(tokens=row[:-1], targets=row[1:], weights=[1.0] * (len(row) - 1)) for row in drawn])
+    with others[0].sampler().result() as one, others[1].sampler().result() as other:
+        a, b = SoftTargets(one, 3, 10.0), SoftTargets(other, 3, 10.0)
+        sources = data.draw(st.lists(st.integers(0, 2), min_size=len(batch), max_size=len(batch)))
+        got = soften([a, b, a], batch, sources)
+        for i, source in enumerate(sources):
+            assert got[i].same_as((b if source == 1 else a).soften(batch.take([i]))[0])
+        many = [1, *[0] * (EVAL_ROWS - 1), 1]
+        held = [batch[0]] * len(many)
+        trainer = others[1]
+        objective = SoftObjective([SoftTargets(s, V, 10.0) for s in (one, other)], test=held, test_sources=many)
+        told = objective.evaluation(objective.submit_evaluation(trainer), 10.0)["test/kl"]
+        alone = SoftObjective([SoftTargets(one, V, 10.0)], test=[batch[0]])
+        one_kl = alone.evaluation(alone.submit_evaluation(trainer), 10.0)["test/kl"]
+        assert one_kl > 0.01
+        assert told == pytest.approx(one_kl * (EVAL_ROWS - 1) / len(many), rel=1e-3)
 
 
 # What a teacher answered is kept

@@ -10,7 +10,6 @@ from attrs import frozen
 from tinsmith.bootstrap import Model
 from tinsmith.config import option
 from tinsmith.domain.chat_rows import conversation_from_row
-from tinsmith.domain.datums import Datum
 from tinsmith.ports.data import Row
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import common, small_sets, sources, supervised
@@ -18,7 +17,7 @@ from tinsmith.recipes.sources import MixtureConfig, NamedSet
 from tinsmith.rendering import TrainOn
 from tinsmith.workflows.chat_examples import ChatExamples
 from tinsmith.workflows.evaluation import NllObjective, Reduction
-from tinsmith.workflows.supervised_data import StreamedData
+from tinsmith.workflows.supervised_data import HeldOut, StreamedData
 
 NAME = "chat-sl"
 
@@ -78,7 +77,7 @@ def check(config: Config) -> Iterable[Any]:
 
 def load(
     config: Config, model: Model, progress: Progress, sets: Mapping[str, NamedSet] = SETS
-) -> tuple[StreamedData, list[Datum]]:
+) -> tuple[StreamedData, HeldOut]:
     def keep(source: str) -> Callable[[Row, int], str | None]:
         def reads(row: Row, line: int) -> None:
             conversation_from_row(row, source=source, line=line)

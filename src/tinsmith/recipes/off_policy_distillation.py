@@ -71,19 +71,24 @@ def run(config: Config, progress: Progress) -> int:
         teachers = enter(teaching.open_teachers(config, model, config.data, root, progress, scores=config.top_k > 0))
         learned: AskingConfig = config
         test: list[ProblemSource] = []
+        tested = list(range(len(config.data)))
         if config.samples == "teacher":
             train, test = enter(teaching.open_problems(config, model, progress.note))
             learned = asked(config, train, test, teachers, root, progress)
+            tested = [i for i, s in enumerate(train) if s.name in {t.name for t in test}]
         if config.top_k:  # the teacher says what comes after an example's last token too
-            longest = min(config.max_length or model.context, model.context, teachers[0].sampler.context - 1)
+            shortest = min(teacher.sampler.context for teacher in teachers)
+            longest = min(config.max_length or model.context, model.context, shortest - 1)
             learned = evolve(learned, max_length=longest)
         data, test_datums = chat_sl.load(learned, model, progress, teaching.SETS)
 
         def objective(meter: Meter) -> Objective:
             if not config.top_k:
                 return NllObjective(config.reduction, test=test_datums, token_bytes=model.text_bytes)
-            soft = SoftTargets(meter.sampler(teachers[0].sampler), config.top_k, config.timeout_s)
-            return SoftObjective(soft, config.reduction, test=test_datums)
+            made = {id(t): SoftTargets(meter.sampler(t.sampler), config.top_k, config.timeout_s) for t in teachers}
+            soft = [made[id(t)] for t in (teachers if len(made) > 1 else teachers[:1])]
+            known = [tested[i] for i in test_datums.sources]
+            return SoftObjective(soft, config.reduction, test=test_datums, test_sources=known)
 
         progress.note("the student learns")
         left = evolve(config, budget=teaching.left(config, root))
@@ -228,9 +233,10 @@ def validate(config: Config) -> None:
             raise ConfigError("samples=data top_k=0 takes nothing of the teacher: that is chat-sl")
         if not config.teachers:
             raise ConfigError("samples=data: name the teacher of these conversations with teachers=MODEL")
-    if config.top_k and len(set(config.teachers)) > 1:
-        raise ConfigError("top_k asks one teacher about every answer: name one, or take top_k=0")
-    if config.top_k and not config.teachers and len(config.data) > 1:
-        raise ConfigError("top_k asks one teacher about every answer: take one source, or name the teacher")
+    if config.top_k and len(set(config.teachers)) > 1 and len(config.test_data) not in (0, len(config.data)):
+        raise ConfigError(
+            f"{len(config.test_data)} test_data for {len(config.data)} sources with a teacher each: give one for each, "
+            "or take test_size="
+        )
     if config.samples == "teacher" and config.test_data:
         raise ConfigError("test_data= goes with samples=data; the teacher answers test_size= prompts set aside")

@@ -22,7 +22,7 @@ from tinsmith.recipes import common, supervised
 from tinsmith.recipes.supervised import SupervisedConfig
 from tinsmith.rendering import TrainOn
 from tinsmith.workflows.chat_examples import Drawn, LeftOut, Place, TooLongPolicy
-from tinsmith.workflows.supervised_data import DrawnBatch, StreamedData
+from tinsmith.workflows.supervised_data import DrawnBatch, HeldOut, StreamedData
 
 RENDERED_AT_ONCE = 256
 
@@ -100,8 +100,8 @@ def load(
     keep: Callable[[str], Callable[[Row, int], str | None]],
     renderer: Callable[[NamedSet, int], Render],
     progress: Progress,
-) -> tuple[StreamedData, list[Datum]]:
-    """The mixture, and the test datums.
+) -> tuple[StreamedData, HeldOut]:
+    """The mixture, and the test datums, which know the number of their source (in `test_data` where that is given).
 
     Every row is read and checked here, so that a malformed one stops a run before anything is trained; it is rendered
     when its turn comes. keep: for the name of a source, what is asked about each of its rows and its line. renderer:
@@ -111,7 +111,7 @@ def load(
     chosen: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
     sources: list[IndexedRows] = []
     renderers: list[Render] = []
-    test: list[Datum] = []
+    test = HeldOut()
 
     def read(where: str | DatasetSource, limit: int | None) -> IndexedRows:
         source = bootstrap.open_source(where) if isinstance(where, str) else where
@@ -122,7 +122,7 @@ def load(
             raise DataError("there is nothing in it to learn from", source=source.name)
         return rows
 
-    for name in config.data:
+    for number, name in enumerate(config.data):
         known = sets.get(name, NamedSet(train=name))
         render = renderer(known, max_length)
         rows = read(known.train, config.max_rows)
@@ -132,20 +132,20 @@ def load(
             pass
         elif known.test is not None:
             held_out = read(known.test, size or None)
-            test += _datums(render, held_out, range(len(held_out)), progress)
+            test.add(number, _datums(render, held_out, range(len(held_out)), progress))
         elif size:
             if size >= len(rows):
                 raise ConfigError(f"{rows.name}: test_size={size} leaves nothing to train on of {len(rows)} rows")
             order = np.random.default_rng([config.seed, 1]).permutation(len(rows))
-            test += _datums(render, rows, sorted(order[:size].tolist()), progress)
+            test.add(number, _datums(render, rows, sorted(order[:size].tolist()), progress))
             places = np.sort(order[size:])
         sources.append(rows)
         chosen.append(places)
         renderers.append(render)
-    for where in config.test_data:
+    for number, where in enumerate(config.test_data):
         known = sets.get(where, NamedSet(train=where))
         rows = read(known.train, config.test_size)
-        test += _datums(renderer(known, max_length), rows, range(len(rows)), progress)
+        test.add(number, _datums(renderer(known, max_length), rows, range(len(rows)), progress))
     if not test and (config.test_data or config.test_size):
         raise DataError("no test row has anything to evaluate on", source=", ".join(config.test_data or config.data))
     mixture = Mixture(list(map(len, chosen)), config.weights or None, config.seed)

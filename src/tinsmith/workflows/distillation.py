@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from attrs import evolve, frozen
@@ -111,27 +112,42 @@ class SoftTargets:
         )
 
 
+def soften(teachers: Sequence[SoftTargets], batch: Batch, sources: Sequence[int]) -> Batch:
+    """The batch with soft targets of each row by the teacher of its source, or all by the only one there is."""
+    if len(teachers) == 1:
+        return teachers[0].soften(batch)
+    softened: dict[int, Datum] = {}
+    for teacher in {id(t): t for t in teachers}.values():
+        rows = [i for i in range(len(batch)) if teachers[sources[i]] is teacher]
+        if rows:
+            softened.update(zip(rows, teacher.soften(batch.take(rows)), strict=True))
+    return Batch.of([softened[i] for i in range(len(batch))])
+
+
 class SoftObjective:
-    """The cross-entropy of a teacher's K likeliest tokens: `train_kl`, the mean over trained positions of the KL
-    divergence from the teacher's shares of them, in nats, and `train_mean_nll`, of the targets that the data give;
-    `test/kl` and `test/nll` of test data."""
+    """The cross-entropy of the K likeliest tokens of a teacher, or of one for each source: `train_kl`, the mean over
+    trained positions of the KL divergence from the teacher's shares of them, in nats, and `train_mean_nll`, of the
+    targets that the data give; `test/kl` and `test/nll` of test data."""
 
     def __init__(
         self,
-        teacher: SoftTargets,
+        teachers: Sequence[SoftTargets],
         reduction: Reduction = "token_mean",
         *,
         test: Sequence[Datum] = (),
+        test_sources: Sequence[int] = (),
     ) -> None:
-        self._teacher = teacher
+        """test_sources: of each test datum the number of its source, where there are several teachers."""
+        self._teachers = teachers
         self._reduction = reduction
         self._test = in_batches(test)
+        self._test_sources = test_sources
         self._soft_test: list[Batch] = []
 
-    def submit(self, trainer: Trainer, batch: Batch) -> Pending[TrainResult]:
+    def submit(self, trainer: Trainer, batch: Batch, sources: Sequence[int] = ()) -> Pending[TrainResult]:
         if not trainer.capabilities.soft_targets:
             raise CapabilityError("this backend takes one target a position: train on the samples alone, top_k=0")
-        soft = self._teacher.soften(batch)
+        soft = soften(self._teachers, batch, sources)
         trained = trainer.forward_backward(normalised(soft, self._reduction), LossSpec("cross_entropy"))
         return trained.then(lambda done: evolve(done, metrics={**done.metrics, **_soft_metrics([soft], [done])}))
 
@@ -140,7 +156,8 @@ class SoftObjective:
 
     def submit_evaluation(self, trainer: Trainer) -> Sequence[Pending[TrainResult]]:
         if not self._soft_test:
-            self._soft_test = [self._teacher.soften(batch) for batch in self._test]
+            left = iter(self._test_sources)
+            self._soft_test = [soften(self._teachers, b, list(islice(left, len(b)))) for b in self._test]
         return [trainer.forward(batch) for batch in self._soft_test]
 
     def evaluation(self, submitted: Sequence[Pending[TrainResult]], timeout_s: float) -> Mapping[str, float]:

@@ -26,8 +26,8 @@ EVAL_ROWS = 64
 class Objective(Protocol):
     """What a loop does with a batch, and with its test data. Evaluations are submitted, in order, between steps."""
 
-    def submit(self, trainer: Trainer, batch: Batch) -> Pending[TrainResult]:
-        """Add the gradient of the batch."""
+    def submit(self, trainer: Trainer, batch: Batch, sources: Sequence[int] = ()) -> Pending[TrainResult]:
+        """Add the gradient of the batch. sources: see `DrawnBatch`."""
         ...
 
     def metrics(self, batch: Batch, result: TrainResult) -> Mapping[str, float]:
@@ -63,7 +63,7 @@ class NllObjective:
         self._test = in_batches(test)
         self._token_bytes = None if token_bytes is None else np.asarray(token_bytes, np.int64)
 
-    def submit(self, trainer: Trainer, batch: Batch) -> Pending[TrainResult]:
+    def submit(self, trainer: Trainer, batch: Batch, sources: Sequence[int] = ()) -> Pending[TrainResult]:
         return trainer.forward_backward(normalised(batch, self._reduction), LossSpec("cross_entropy"))
 
     def metrics(self, batch: Batch, result: TrainResult) -> Mapping[str, float]:

@@ -160,7 +160,7 @@ class PreferenceObjective:
         self._test_reference: list[Batch] = []
         """The test batches with the reference's logprobs, once they are needed."""
 
-    def submit(self, trainer: Trainer, batch: Batch) -> Pending[TrainResult]:
+    def submit(self, trainer: Trainer, batch: Batch, sources: Sequence[int] = ()) -> Pending[TrainResult]:
         forward = trainer.forward(batch)
         scored = self._scored(batch)
         loss = self._loss(scored, wait(forward, "the forward pass", self._timeout_s))

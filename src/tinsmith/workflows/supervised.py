@@ -192,7 +192,7 @@ class SupervisedLoop:
             end=drawn.end,
             learning_rate=adam.learning_rate,
             evaluated=objective.submit_evaluation(self._trainer) if due else (),
-            trained=objective.submit(self._trainer, batch),
+            trained=objective.submit(self._trainer, batch, drawn.sources),
             stepped=self._trainer.optim_step(adam),
             final=objective.submit_evaluation(self._trainer) if last else (),
             policies=policies,

@@ -27,6 +27,20 @@ class DrawnBatch:
     """The position after it."""
     metrics: Mapping[str, float] = field(factory=dict)
     """What was cut or left out on the way."""
+    sources: Sequence[int] = ()
+    """Of each row of the batch which source it is of; empty where there are none."""
+
+
+class HeldOut(list[Datum]):
+    """Test data of several sources, one after the other."""
+
+    def __init__(self) -> None:
+        self.sources: list[int] = []
+        """Of each datum which source it is of."""
+
+    def add(self, source: int, datums: Sequence[Datum]) -> None:
+        self.extend(datums)
+        self.sources += [source] * len(datums)
 
 
 class TrainingData(Protocol):
@@ -147,6 +161,12 @@ class StreamedData:
             Batch.of([datum for example in kept for datum in example.datums]),
             end,
             {"num_left_out": float(len(drawn) - len(kept)), "num_cut": float(sum(e.cut for e in kept))},
+            [
+                self._mixture.at(p)[0]
+                for p, example in zip(range(position, end), drawn, strict=True)
+                if isinstance(example, Example)
+                for _ in example.datums
+            ],
         )
 
     def _place(self, position: int) -> tuple[int, Place]:
