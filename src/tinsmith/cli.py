@@ -6,7 +6,9 @@ money; 130 stopped by Ctrl-C. After the last two the same command goes on. TINSM
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -57,11 +59,18 @@ def main(args: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         _say_error(error.format_message())
         return 2
+    except errors.OutputClosedError:
+        return 1  # whoever reads has seen enough
     except errors.TinsmithError as error:
         if os.environ.get("TINSMITH_DEBUG"):
             traceback.print_exc()
         _say_error(str(error))
         return _code(error)
+    except OSError as error:
+        if os.environ.get("TINSMITH_DEBUG") or error.errno is None:
+            traceback.print_exc()
+        _say_error(world_failure(error, None))
+        return 1
     except Exception:  # noqa: BLE001 - the last place that can say anything
         traceback.print_exc()
         return 1
@@ -88,6 +97,24 @@ def run_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:
     except KeyboardInterrupt:
         click.echo(resume_hint(name, pairs, ui.directory), err=True)
         return 130
+    except errors.OutputClosedError as error:
+        if ui.directory is not None:
+            click.echo(f"{error}; {resume_hint(name, pairs, ui.directory)}", err=True)
+        return 1
+    except OSError as error:
+        if isinstance(error, errors.TinsmithError) or error.errno is None:
+            raise
+        raise errors.WorldError(world_failure(error, ui.directory)) from error
+
+
+def world_failure(error: OSError, directory: Any) -> str:
+    """A failure of this machine in one line: where, what, and the way out."""
+    what = re.sub(r" \(os error \d+\)$", "", error.strerror or str(error))  # the tail that Rust adds
+    where = error.filename or ("" if directory is None or str(directory) in what else directory)
+    way = "; the same command goes on" if directory is not None else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        way = f"; free some space{way.replace(';', ',', 1)}"
+    return f"{where}: {what}{way}" if where else f"{what}{way}"
 
 
 def _spoken(config: type, entry: Entry, words: Sequence[str]) -> list[str]:
@@ -127,9 +154,16 @@ def run_program(config: type, run: Callable[[Any, Any], int | None], args: Seque
             return run(resolve(config, pairs=words).config, ui) or 0
     except KeyboardInterrupt:
         return 130
+    except errors.OutputClosedError:
+        return 1
     except errors.TinsmithError as error:
         _say_error(str(error))
         return _code(error)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _say_error(world_failure(error, None))
+        return 1
 
 
 def check_job(name: str, entry: Entry, pairs: Sequence[str]) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from tinsmith.domain.errors import OutputClosedError, TinsmithError, WorldError
 from tinsmith.domain.metrics import key_metrics, number
 
 if TYPE_CHECKING:
@@ -17,7 +21,11 @@ if TYPE_CHECKING:
 
 LINE_EVERY = 5.0
 """Seconds between two lines of progress where nobody watches live."""
-WIDE = 36
+WIDE = 48
+READABLE = 24
+"""Columns below which text in a cell is a ribbon, and is better told below its row."""
+NUMBER = 16
+"""Columns that a number, or the word for one, takes at most."""
 BAR_WIDTH = 52
 """Columns of a live line that are not metrics: count, bar, time gone and left."""
 
@@ -31,6 +39,7 @@ class Terminal:
 
             console = Console(highlight=False)
         self.console = console
+        console.on_broken_pipe = self._closed  # type: ignore[method-assign]
         self.directory: Path | None = None
         self._bar: Bar | None = None
         self._steps: TaskID | None = None
@@ -91,7 +100,7 @@ class Terminal:
                 self._stop()
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._print(text, markup=False, highlight=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self._idle()
@@ -109,24 +118,57 @@ class Terminal:
             for line in aligned([*([columns] if columns else []), *rows]):
                 self.note(line)
             return
+        from rich.padding import Padding
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, show_header=bool(columns), pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for i in range(max((len(row) for row in rows), default=len(columns))):
-            # Names stay whole, for copying; the rest gives way to a narrow terminal.
-            name = i == 0
-            table.add_column(columns[i] if columns else "", no_wrap=name, overflow="fold", style="cyan" if name else "")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        self.console.print(table)
+        whole = [*([columns] if columns else []), *rows]
+        beside, folded, below = fitted(whole, self.console.width)
+        if not below:
+            table = Table(box=None, show_header=bool(columns), pad_edge=False, padding=(0, 2, 0, 0))
+            table.header_style = "bold"
+            for i in beside:
+                style = "cyan" if i == 0 else ""
+                table.add_column(columns[i] if columns else "", no_wrap=i != folded, overflow="fold", style=style)
+            for row in rows:
+                table.add_row(*(Text(cell) for cell in row))
+            self._print(table)
+            return
+        widths = {i: max(Text(row[i]).cell_len for row in whole) + 2 for i in beside}
+        for n, row in enumerate(whole):
+            head = bool(columns) and n == 0
+            text = Text("", style="bold" if head else "", no_wrap=True, overflow="fold")
+            for i in beside:
+                cell = Text(row[i], style="cyan" if i == 0 and not head else "")
+                cell.pad_right(widths[i] - cell.cell_len)
+                text.append_text(cell)
+            text.rstrip()
+            self._print(text)
+            under = "" if head else "  ".join(row[i] for i in below if row[i])
+            if under:
+                self._print(Padding(Text(under, overflow="fold"), (0, 0, 0, 4)))
 
     def show(self, what: Any) -> None:
         """A text as it is, or anything that rich can draw."""
         if isinstance(what, str):
             self.note(what)
         else:
-            self.console.print(what)
+            self._print(what)
+
+    def _print(self, *what: Any, **how: Any) -> None:
+        try:
+            self.console.print(*what, **how)
+        except TinsmithError:
+            raise
+        except OSError as error:
+            raise WorldError(f"standard output cannot be written: {error.strerror or error}") from error
+
+    def _closed(self) -> NoReturn:
+        """The reader of a pipe is gone. What follows goes nowhere, so that ending does not fail again."""
+        self.console.quiet = True
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputClosedError("nobody reads standard output any more")
 
     def _live(self, done: int, total: int | None, shown: str) -> None:
         bar = self._made_bar()
@@ -194,6 +236,27 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
             if len(cell) <= WIDE:
                 widths[i] = max(widths[i], len(cell))
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+
+
+def fitted(rows: Sequence[Sequence[str]], width: int) -> tuple[list[int], int | None, list[int]]:
+    """How a table fits a terminal: the columns side by side, the one of them that is folded (where one is), and those
+    that are told below their row. The widest column gives way, in its place as long as it stays READABLE there. The
+    first column, names, is never told below, and is folded only beside numbers, which are never."""
+    from rich.cells import cell_len
+
+    count = max(map(len, rows), default=0)
+    widths = [max((cell_len(row[i]) for row in rows if i < len(row)), default=0) + 2 for i in range(count)]
+    beside = list(range(count))
+    below: list[int] = []
+    while sum(widths[i] for i in beside) - 2 > width and len(beside) > 1:
+        widest = max(beside[1:], key=lambda i: widths[i])
+        if not below and widths[widest] <= NUMBER:
+            return beside, 0, []
+        if not below and width - sum(widths[i] for i in beside if i != widest) >= READABLE:
+            return beside, widest, []
+        beside.remove(widest)
+        below.append(widest)
+    return beside, None if len(beside) > 1 else 0, sorted(below)
 
 
 def plain_stream(stream: TextIO) -> None:

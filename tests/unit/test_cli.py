@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,14 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from tinsmith import cli
+from tinsmith import bootstrap, cli
 from tinsmith.config import from_dict, option, options_of, resolve, to_dict
 from tinsmith.domain import errors
 from tinsmith.domain.metrics import key_metrics, number
 from tinsmith.ports.progress import Progress
 from tinsmith.recipes import RECIPES, Entry, load_recipe
-from tinsmith.ui import Terminal, duration, fitting
+from tinsmith.ui import Terminal, duration, fitted, fitting
+from tinsmith.workflows.journal.reading import summarize
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +112,30 @@ def test_help_fits_a_narrow_terminal() -> None:
     assert any(line.startswith("some.dotted_name ") for line in lines)
 
 
+def test_a_narrow_terminal_shows_long_text_below_its_row_and_folds_no_number() -> None:
+    def shown(rows: list[tuple[str, ...]], columns: tuple[str, ...], width: int) -> list[str]:
+        console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+        Terminal(console).grid(rows, columns)
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        return [line.rstrip() for line in lines]
+
+    runs = [("sums", "finished", "3/3", "env/all/correct 0.5  env/all/reward/total 0.5  optim/kl -2e-07", "12 s")]
+    columns = ("run", "state", "steps", "last numbers", "age")
+    assert shown(runs, columns, 45) == [
+        "run   state     steps  age",
+        "sums  finished  3/3    12 s",
+        "    env/all/correct 0.5  env/all/reward/total",
+        "    0.5  optim/kl -2e-07",
+    ]
+    assert len(shown(runs, columns, 60)) == 4, "beside the others it had less than it can be read in"
+    assert len(shown(runs, columns, 120)) == 2
+    results = [("share of right answers", "0.5625", "0.5"), ("tokens/s (sampled and trained)", "2009", "")]
+    assert shown(results, ("", "before", "after"), 40)[1] == "share of right answers     0.5625  0.5"
+    assert fitted([("name", "word " * 20), ("of", "x")], 80) == ([0, 1], 1, [])
+    long = [("a run of a long name, which is kept whole", "a model of a long name", "finished", "number " * 9)]
+    assert fitted(long, 60) == ([0, 2], None, [1, 3])
+
+
 def test_check_shows_values_with_their_origin_and_trains_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +181,8 @@ def test_a_mistake_is_one_message_and_code_2(capsys: pytest.CaptureFixture[str],
         (errors.ModelNotFoundError("no such model"), 2, False),
         (errors.NonFiniteError("step 3: the loss is NaN"), 1, False),
         (errors.JournalError("the disk is full"), 1, False),
+        (OSError(errno.ENOSPC, "x: No space left on device"), 1, False),
+        (OSError("a bug"), 1, True),
         (KeyError("a bug"), 1, True),
     ],
 )
@@ -166,9 +196,55 @@ def test_the_exit_code_says_whose_error_it_is(
     found, _, err = call(capsys, "toy-basic")
     assert found == code
     assert ("Traceback" in err) == traceback
-    assert str(error) in err
+    assert (error.strerror or str(error) if isinstance(error, OSError) else str(error)) in err
     monkeypatch.setenv("TINSMITH_DEBUG", "1")
     assert "Traceback" in call(capsys, "toy-basic")[2]
+
+
+def test_a_failure_of_the_machine_says_where_and_the_way_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(error: OSError) -> str:
+        def fail(ui: Progress) -> None:
+            raise error
+
+        behave(monkeypatch, fail)
+        return call(capsys, "toy-basic")[2]
+
+    full = os.strerror(errno.ENOSPC)
+    goes_on = "the same command goes on"
+    assert fails(OSError(errno.ENOSPC, full)) == f"error: runs/the run: {full}; free some space, {goes_on}\n"
+    told_by_rust = OSError(errno.ENOSPC, f"runs/the run/a.safetensors: {full} (os error 28)")
+    assert fails(told_by_rust) == f"error: runs/the run/a.safetensors: {full}; free some space, {goes_on}\n"
+    assert fails(PermissionError(errno.EACCES, "Permission denied", "/x/y")).startswith(
+        "error: /x/y: Permission denied"
+    )
+
+
+def test_a_run_whose_reader_is_gone_says_how_it_goes_on(tmp_path: Path) -> None:
+    options = [f"log_path={tmp_path / 'run'}", "max_steps=4", "groups_per_batch=4", "test_size=4", "export=none"]
+    command = [sys.executable, "-m", "tinsmith", "rl-basic", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        said = run.stderr.read()
+    assert run.returncode == 1
+    assert "nobody reads standard output any more" in said
+    assert f"tinsmith rl-basic {' '.join(options[1:])}" in said.replace(f"{options[0]} ", "")
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+    found = summarize(tmp_path / "run", bootstrap.local_files())
+    assert (found.state, found.reason) == ("failed", "OutputClosedError: nobody reads standard output any more")
+
+
+def test_standard_output_that_is_full_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "tinsmith", "runs", str(tmp_path)]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == f"error: standard output cannot be written: {os.strerror(errno.ENOSPC)}\n"
 
 
 def test_a_recipe_may_choose_its_exit_code(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ Enum, text is ambiguous: do not declare one.
 from __future__ import annotations
 
 import functools
+import math
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, overload
@@ -61,6 +62,10 @@ class Bounds:
                 and (self.exclusive_min is None or value > self.exclusive_min)
                 and (self.exclusive_max is None or value < self.exclusive_max)
             )
+            if inside and isinstance(value, float) and math.isinf(value) and self.range():
+                return (
+                    f"a finite number, {self.range()}"  # 1e400 is a typing error; no limit is `none` where there is one
+                )
             return None if inside else self.range()
         return None
 

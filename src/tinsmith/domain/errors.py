@@ -86,6 +86,10 @@ class WorldError(TinsmithError, OSError):
     """The world failed (network, disk, sandbox): retried and counted, never a reward."""
 
 
+class OutputClosedError(TinsmithError, BrokenPipeError):
+    """Whoever read standard output, through a pipe, has ended."""
+
+
 class DeadlineError(WorldError, TimeoutError):
     """A wait reached its deadline."""
 
