@@ -356,3 +356,22 @@ def test_the_rate_is_of_the_last_minute():
     assert rate.rate() == 1.0
     now[0] = 61.0
     assert rate.rate() == 0.0
+
+
+def test_a_fault_of_the_server_is_said_to_the_client_it_met_and_nobody_else(served, wire, monkeypatch):
+    """Of a call of the wire, and of one that goes by the router."""
+    session = wire.session()
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(hub.Hub, "create_session", broken)
+    monkeypatch.setattr(hub.Hub, "finish_session", broken)
+    for route in ("create_session", f"sessions/{session}/finish"):
+        answer = wire.http.post(route, json={"tags": [], "sdk_version": "0.38.0"})
+        assert (answer.status_code, answer.json()["error"]) == (500, "ZeroDivisionError: boom")
+        assert answer.json()["category"] == "server"
+    monkeypatch.undo()
+    assert wire.session()
+    assert wire.http.get("create_session").status_code == 404
+    assert wire.http.post("create_session/", json={}).status_code in (307, 404)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from attrs import fields
+from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tinsmith import _native
 from tinsmith.domain.datums import COLUMNS, Batch, Datum
 from tinsmith.domain.errors import TinsmithError
 from tinsmith.ports.sampler import Completion, FinishReason, SampleResult
@@ -75,32 +79,138 @@ def test_a_training_request_comes_off_the_wire_as_it_was_put_on_it(made, options
             assert column is None or getattr(row, name).tobytes() == column.tobytes()
 
 
-@given(st.binary(max_size=60), st.integers(0, 2**16))
-def test_datums_that_are_all_alike_are_read_as_one_by_one(damage, seed):
-    """The quick way for what nearly all requests are gives what the other gives, or leaves it to the other."""
-    rng = np.random.default_rng(seed)
-    datums = []
-    for length in rng.integers(1, 5, 3):
-        column = {"logprobs": rng.normal(size=length), "advantages": rng.normal(size=length)} if seed % 2 else {}
-        tokens, targets = rng.integers(0, 500, length), rng.integers(0, 500, length)
-        datums.append(Datum(tokens=tokens, targets=targets, weights=rng.normal(size=length), **column))
-    body = bytearray(encoded(datums, LossSpec("cross_entropy")))
-    for i, byte in enumerate(damage[:4]):
-        body[(seed * (i + 7)) % len(body)] = byte
+def read(decode: Callable[[bytes], training.TrainRequest], body: bytes) -> object:
+    """All that a request says, or what is wrong with it."""
+    try:
+        request = decode(body)
+    except TinsmithError as error:
+        return type(error), str(error)
+    batch = request.batch
+    rows = [None if c is None else (c.dtype, c.shape, c.tobytes()) for c in (getattr(batch, n) for n in COLUMNS)]
+    head = request.model_id, request.seq_id, request.forward_only, request.loss
+    return head, rows, batch.offsets.tolist(), request.widths
 
-    def read(quick: bool) -> object:
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                if not quick:
-                    patch.setattr(training, "_alike", lambda data: None)
-                request = training.decode_request(bytes(body))
-        except TinsmithError as error:
-            return str(error)
-        batch = request.batch
-        rows = [None if c is None else (c.dtype, c.shape, c.tobytes()) for c in (getattr(batch, n) for n in COLUMNS)]
-        return rows, batch.offsets.tolist(), request.widths, request.loss
 
-    assert read(True) == read(False)
+@st.composite
+def usual_requests(draw: st.DrawFn) -> bytes:
+    """Of the form that is read in Rust."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    lengths = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    columns = draw(st.sets(st.sampled_from(["logprobs", "advantages", "reference_logprobs"])))
+    datums = [
+        Datum(
+            tokens=rng.integers(0, 2**31, n),
+            targets=rng.integers(0, 2**31, n),
+            weights=rng.normal(size=n),
+            **{name: rng.normal(size=n) for name in columns},
+        )
+        for n in lengths
+    ]
+    options = draw(st.dictionaries(st.text(max_size=3), finite | st.text(max_size=3), max_size=2))
+    loss = LossSpec(draw(st.sampled_from(["cross_entropy", "ppo", "gspo"])), options)
+    without = draw(st.sampled_from([(), ("weights",)]))
+    return training.encode_request(
+        draw(st.text(max_size=5)),
+        draw(st.integers(0, 2**31 - 1)),
+        Batch.of(datums),
+        loss,
+        forward_only=draw(st.booleans()),
+        without=without,
+    )
+
+
+@given(usual_requests())
+def test_the_usual_request_is_read_in_rust_as_by_protobuf(body):
+    assert _native.read_training_request(body) is not None
+    assert read(training.decode_request, body) == read(training.decode_any_request, body)
+    message = types().ForwardBackwardRequest.FromString(body)
+    assert training.address(body) == (message.model_id, message.seq_id, message.forward_only)
+
+
+@given(usual_requests(), st.lists(st.tuples(st.integers(0), st.binary(max_size=3), st.integers(0, 3)), max_size=3))
+def test_any_other_request_is_left_to_protobuf(body, damage):
+    """Cut, spliced, of unknown fields: what is read in Rust is what protobuf reads, or it is not read in Rust."""
+    for at, put, cut in damage:
+        at %= len(body) + 1
+        body = body[:at] + put + body[at + cut :]
+    assert read(training.decode_request, body) == read(training.decode_any_request, body)
+    try:
+        message = types().ForwardBackwardRequest.FromString(body)
+    except DecodeError:
+        return  # `address` does not look into datums: what is wrong there is what the request comes to
+    assert training.address(body) == (message.model_id, message.seq_id, message.forward_only)
+
+
+def _a_request() -> Any:
+    columns = {"weights": np.ones(2), "advantages": np.ones(2)}
+    datums = [Datum(tokens=[5, 6], targets=[6, 7], **columns) for _ in range(2)]
+    body = training.encode_request("m", 1, Batch.of(datums), LossSpec("ppo"))
+    return types().ForwardBackwardRequest.FromString(body)
+
+
+def _tensor(request: Any, name: str) -> Any:
+    return request.data[1].loss_fn_inputs[name]
+
+
+UNUSUAL = {
+    "no datum": lambda r: r.ClearField("data"),
+    "a number beyond 2^31": lambda r: setattr(r, "seq_id", -1),
+    "no target": lambda r: r.data[1].loss_fn_inputs.pop("target_tokens"),
+    "a target below 0": lambda r: setattr(_tensor(r, "target_tokens"), "dense", np.int64([6, -1]).tobytes()),
+    "a target beyond int32": lambda r: setattr(_tensor(r, "target_tokens"), "dense", np.int64([6, 2**31]).tobytes()),
+    "a number that is none": lambda r: setattr(_tensor(r, "advantages"), "dense", np.float32([1, np.nan]).tobytes()),
+    "a number without end": lambda r: setattr(_tensor(r, "weights"), "dense", np.float32([np.inf, 1]).tobytes()),
+    "another dtype": lambda r: setattr(_tensor(r, "weights"), "dtype", 4),
+    "a number too few": lambda r: setattr(_tensor(r, "weights"), "dense", b"1234"),
+    "half a number": lambda r: setattr(_tensor(r, "weights"), "dense", b"123456"),
+    "half a token": lambda r: setattr(r.data[0].model_input[0].encoded_text, "tokens", b"123456"),
+    "no token": lambda r: setattr(r.data[0].model_input[0].encoded_text, "tokens", b""),
+    "another shape": lambda r: _tensor(r, "weights").shape.__setitem__(0, 3),
+    "two dimensions": lambda r: _tensor(r, "target_tokens").shape.append(1),
+    "sparse": lambda r: setattr(_tensor(r, "weights").sparse_csr, "values", b""),
+    "two chunks": lambda r: r.data[0].model_input.add().encoded_text.CopyFrom(r.data[0].model_input[0].encoded_text),
+    "no chunk": lambda r: r.data[0].ClearField("model_input"),
+    "an image": lambda r: setattr(r.data[0].model_input[0].image, "format", "png"),
+    "an input that the first datum has alone": lambda r: r.data[1].loss_fn_inputs.pop("advantages"),
+    "an input that the second datum has alone": lambda r: r.data[0].loss_fn_inputs.pop("advantages"),
+    "an unknown input": lambda r: setattr(r.data[0].loss_fn_inputs["mask"], "dtype", 1),
+    "where tokens came from": lambda r: r.data[0].model_input_spans.add(),
+}
+
+
+@pytest.mark.parametrize("what", UNUSUAL)
+def test_an_unusual_request_is_not_read_in_rust(what):
+    request = _a_request()
+    assert _native.read_training_request(request.SerializeToString()) is not None
+    UNUSUAL[what](request)
+    assert _native.read_training_request(request.SerializeToString()) is None
+    body = request.SerializeToString()
+    assert read(training.decode_request, body) == read(training.decode_any_request, body)
+
+
+def test_requests_of_the_sdk_are_read_in_rust():
+    tinker = pytest.importorskip("tinker")
+    from tinker.proto.request_conv import forward_backward_request_to_proto
+
+    rows = [
+        tinker.Datum(
+            model_input=tinker.ModelInput.from_ints([5, 6, 7]),
+            loss_fn_inputs={"target_tokens": np.int64([6, 7, 2]), "logprobs": np.ones(3), "advantages": np.ones(3)},
+        )
+        for _ in range(2)
+    ]
+    request = tinker.types.ForwardBackwardRequest(
+        forward_backward_input=tinker.types.ForwardBackwardInput(
+            data=rows, loss_fn="ppo", loss_fn_config={"clip_low_threshold": 0.8}
+        ),
+        model_id="m",
+        seq_id=4,
+    )
+    body = forward_backward_request_to_proto(request).SerializeToString()
+    assert _native.read_training_request(body) is not None
+    seen = training.decode_request(body)
+    assert (seen.model_id, seen.seq_id, seen.loss.options) == ("m", 4, {"clip_low_threshold": 0.8})
+    assert [row.targets.tolist() for row in seen.batch] == [[6, 7, 2]] * 2
 
 
 @given(batches())
@@ -116,6 +226,10 @@ def test_logprobs_come_back_in_the_shape_of_each_datums_targets(made):
         sent = logprobs[start:end] if logprobs.ndim == 1 else logprobs[start:end, : max(width, 1)]
         assert row.shape == datum.targets.shape
         assert row.tobytes() == np.ascontiguousarray(sent).tobytes()
+    output = types().ForwardBackwardOutput.FromString(body)
+    assert output.loss_fn_output_type == "ArrayRecord"
+    assert {record.type_tag for record in output.loss_fn_outputs} == {"ArrayRecord"}
+    assert sum(record.num_datums for record in output.loss_fn_outputs) == len(datums)
 
 
 @given(st.data())

@@ -18,6 +18,7 @@ pub mod packing;
 pub mod ragged;
 pub mod returns;
 pub mod utf8;
+pub mod wire;
 
 pub use error::KernelError;
 

@@ -16,6 +16,7 @@ mod files;
 mod sampling;
 mod snapshot;
 mod text;
+mod wire;
 
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -28,6 +29,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     kernels::register(m)?;
     answers::register(m)?;
+    wire::register(m)?;
     // PyO3 lists names as it adds them; the stub is the list that people read and stubtest checks.
     m.delattr("__all__")
 }

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from tinsmith import _native
 from tinsmith.domain.datums import Batch
 from tinsmith.domain.errors import CapabilityError, ConfigError, NonFiniteError, ShapeError
 from tinsmith.domain.tokens import Floats, offsets_of
@@ -39,21 +40,31 @@ class TrainRequest:
 
 def address(body: bytes) -> tuple[str, int, bool]:
     """(model_id, seq_id, forward_only) of a request; the datums are not looked at. ConfigError if it is none."""
+    known = _native.read_address(body)
+    if known is not None:
+        return known
     message = _parse(body)
     return message.model_id, message.seq_id, message.forward_only
 
 
 def decode_request(body: bytes) -> TrainRequest:
     """Raises ConfigError, ShapeError, CapabilityError or NonFiniteError, naming the datum and the field."""
+    read = _native.read_training_request(body)
+    if read is None:  # of another form than nearly all have, or wrong: datum by datum it is said what
+        return decode_any_request(body)
+    (model_id, seq_id, forward_only, loss), options, offsets, tokens, targets, columns = read
+    if "weights" not in columns:
+        columns["weights"] = np.ones(len(targets), np.float32)
+    batch = Batch(tokens=tokens, targets=targets, offsets=offsets, **columns)
+    return TrainRequest(model_id, seq_id, batch, LossSpec(loss, options), forward_only, (0,) * len(batch))
+
+
+def decode_any_request(body: bytes) -> TrainRequest:
+    """decode_request for every form that there is."""
     message = _parse(body)
     if not message.data:
         raise ShapeError("data: at least one datum")
     loss = LossSpec(message.loss_fn, _options(message))
-    alike = _alike(message.data) if loss.name != "gspo" else None
-    if alike is not None:
-        return TrainRequest(
-            message.model_id, message.seq_id, alike, loss, message.forward_only, (0,) * len(message.data)
-        )
     rows = [_row(datum, index, loss.name) for index, datum in enumerate(message.data)]
     lengths = [len(tokens) for tokens, _ in rows]
     columns = _columns([inputs for _, inputs in rows], lengths)
@@ -76,42 +87,6 @@ def _options(message: Any) -> dict[str, float | str]:
     for name, value in message.loss_fn_config_v2.items():
         options[name] = getattr(value, value.WhichOneof("kind") or "number")
     return options
-
-
-def _alike(data: Any) -> Batch | None:
-    """The batch where every datum is what nearly all are, one chunk of text and the same dense inputs of one target a
-    position; else, and where anything is wrong with it, None: datum by datum it is said what."""
-    names = tuple(data[0].loss_fn_inputs)
-    if "target_tokens" not in names or not set(names) <= set(_INPUTS):
-        return None
-    tokens: list[bytes] = []
-    columns: dict[str, list[bytes]] = {name: [] for name in names}
-    for datum in data:
-        chunks, inputs = datum.model_input, datum.loss_fn_inputs
-        if len(chunks) != 1 or len(inputs) != len(names):
-            return None
-        text = chunks[0].encoded_text.tokens
-        count, rest = divmod(len(text), 4)
-        if not count or rest:
-            return None
-        tokens.append(text)
-        for name in names:
-            if name not in inputs:
-                return None
-            tensor, wanted = inputs[name], 2 if name == "target_tokens" else 1
-            values, shape = tensor.dense, tensor.shape
-            if tensor.dtype != wanted or len(values) != count * 4 * wanted or (shape and list(shape) != [count]):
-                return None
-            columns[name].append(values)
-    targets = np.frombuffer(b"".join(columns.pop("target_tokens")), "<i8")
-    if not (int(targets.min()) >= 0 and int(targets.max()) < 2**31):
-        return None
-    joined: dict[str, Any] = {name: np.frombuffer(b"".join(parts), "<f4") for name, parts in columns.items()}
-    if not all(np.isfinite(values).all() for values in joined.values()):
-        return None
-    joined.setdefault("weights", np.ones(len(targets), np.float32))
-    offsets = offsets_of([len(text) // 4 for text in tokens])
-    return Batch(tokens=np.frombuffer(b"".join(tokens), _TOKENS), targets=targets, offsets=offsets, **joined)
 
 
 def _row(datum: Any, index: int, loss: str) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
@@ -276,11 +251,13 @@ def encode_result(
     logprobs: Floats, batch: Batch, widths: Sequence[int], loss: float, metrics: Mapping[str, float]
 ) -> bytes:
     """`logprobs` as the batch's targets. Datums of one width go into one record, in order."""
+    told = {"loss:sum": loss, **{name: value for name, value in metrics.items() if ":" in name}}
+    # The client's reducer knows no name without a colon.
+    if not any(widths) and logprobs.ndim == 1:
+        return _native.write_training_result(logprobs, batch.offsets, list(told.items()))
     message = types().ForwardBackwardOutput(loss_fn_output_type="ArrayRecord")
-    message.metrics["loss:sum"] = loss
-    for name, value in metrics.items():
-        if ":" in name:  # the client's reducer knows no other
-            message.metrics[name] = value
+    for name, value in told.items():
+        message.metrics[name] = value
     first = 0
     for end in range(1, len(widths) + 1):
         if end < len(widths) and widths[end] == widths[first]:

@@ -11,16 +11,16 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tinsmith.adapters.serve.handlers import Handler
+from tinsmith.adapters.serve.handlers import PREFIX, Calls, Handler, crashed, refusal
 from tinsmith.adapters.serve.hub import Hub
 from tinsmith.adapters.serve.outcome import HttpError
 from tinsmith.adapters.serve.page import page
 from tinsmith.adapters.serve.rest import FILES, rest_routes
-from tinsmith.adapters.serve.routes import wire_routes
+from tinsmith.adapters.serve.routes import calls
 
 MAX_BODY = 64 * 2**20
 """Bytes of a request; the client cuts its batches into parts of 5 MB."""
@@ -42,32 +42,27 @@ def make_app(hub: Hub, *, key: str | None, loopback: bool, log: Callable[[str], 
 
     routes = [
         Route("/", _page(hub)),
-        *(Route(f"/api/v1/{path}", f, methods=[m]) for m, path, f in [*wire_routes(hub), *rest_routes(hub)]),
+        *(Route(PREFIX + path, handler, methods=[method]) for method, path, handler in rest_routes(hub)),
     ]
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
         exception_handlers={HttpError: _http_error, 404: _no_route, 405: _no_route, Exception: _crashed},
     )
-    return _Guard(app, key=key, loopback=loopback, log=log)
+    return _Guard(Calls(calls(hub), app), key=key, loopback=loopback, log=log)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HttpError)
-    return _refusal(error.status, str(error))
+    return refusal(error.status, str(error))
 
 
 async def _no_route(request: Request, _: Exception) -> Response:
-    return _refusal(404, f"this server has no {request.method} {request.url.path}")
+    return refusal(404, f"this server has no {request.method} {request.url.path}")
 
 
 async def _crashed(_: Request, error: Exception) -> Response:
-    return _refusal(500, f"{type(error).__name__}: {error}")
-
-
-def _refusal(status: int, message: str) -> Response:
-    category = "user" if status < 500 else "server"
-    return JSONResponse({"error": message, "detail": message, "category": category}, status)
+    return crashed(error)
 
 
 class _Guard:
@@ -115,13 +110,13 @@ class _Guard:
 
         length = headers.get(b"content-length", b"0")
         if self._loopback and name not in LOOPBACK_NAMES:
-            await _refusal(403, f"this server answers to {', '.join(LOOPBACK_NAMES)} alone")(scope, receive, sent)
+            await refusal(403, f"this server answers to {', '.join(LOOPBACK_NAMES)} alone")(scope, receive, sent)
         elif (origin := headers.get(b"origin")) is not None and origin.partition(b"//")[2] != headers.get(b"host"):
-            await _refusal(403, "this server answers no page of another site")(scope, receive, sent)
+            await refusal(403, "this server answers no page of another site")(scope, receive, sent)
         elif not self._allowed(scope["path"], headers.get(b"x-api-key", b"")):
-            await _refusal(401, "X-API-Key is missing or wrong")(scope, receive, sent)
+            await refusal(401, "X-API-Key is missing or wrong")(scope, receive, sent)
         elif not length.isdigit() or int(length) > MAX_BODY:
-            await _refusal(413, f"a body of more than {MAX_BODY} bytes")(scope, receive, sent)
+            await refusal(413, f"a body of more than {MAX_BODY} bytes")(scope, receive, sent)
         else:
             await self._app(scope, received, sent)
         if self._log is not None:

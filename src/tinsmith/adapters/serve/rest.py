@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from tinsmith.adapters.serve import names
-from tinsmith.adapters.serve.handlers import Routes, answer, taking
+from tinsmith.adapters.serve.handlers import Routes, answer
 from tinsmith.adapters.serve.hub import Hub
 from tinsmith.adapters.serve.outcome import HttpError
 from tinsmith.adapters.serve.records import KINDS, Checkpoint, Model
@@ -44,6 +44,10 @@ def rest_routes(hub: Hub) -> Routes:
             "sampler_ids": hub.store.samplers(name),
             "user_metadata": metadata,
         }
+
+    async def finish(request: Request, body: bytes) -> Any:
+        await hub.finish_session(request.path_params["session"], requests.parse(requests.Finish, body))
+        return {}
 
     def sampler(request: Request, _: bytes) -> Any:
         found, _lora = hub.sampling.session(request.path_params["sampler"])
@@ -99,8 +103,8 @@ def rest_routes(hub: Hub) -> Routes:
             raise HttpError(404, f"there is no file {p['file']}")
         return FileResponse(Path(checkpoint.handle) / p["file"])
 
-    def weights_info(request: requests.PathOnly) -> Any:
-        _, model = hub.info(request.tinker_path)
+    def weights_info(_: Request, body: bytes) -> Any:
+        _found, model = hub.info(requests.parse(requests.PathOnly, body).tinker_path)
         return {
             "base_model": model.base_model,
             "is_lora": True,
@@ -116,12 +120,13 @@ def rest_routes(hub: Hub) -> Routes:
         ("GET", "get_server_capabilities", answer(lambda *_: _capabilities(hub))),
         ("GET", "sessions", answer(lambda r, _: {"sessions": hub.store.sessions(*_paging(r, 20))})),
         ("GET", "sessions/{session}", answer(session)),
+        ("POST", "sessions/{session}/finish", answer(finish)),
         ("GET", "samplers/{sampler}", answer(sampler)),
         ("GET", "training_runs", answer(training_runs)),
         ("GET", "training_runs/{run}", answer(training_run)),
         ("GET", "training_runs/{run}/checkpoints", answer(run_checkpoints)),
         ("GET", "checkpoints", answer(all_checkpoints)),
-        ("POST", "weights_info", taking(requests.PathOnly, weights_info)),
+        ("POST", "weights_info", answer(weights_info)),
         ("DELETE", checkpoint, answer(delete)),
         ("PUT", f"{checkpoint}/ttl", answer(ttl)),
         ("GET", "training_runs/{run}/checkpoints/external_weights/{name}/external_weights_urls", answer(links)),

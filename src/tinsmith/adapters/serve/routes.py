@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tinsmith.adapters.serve.handlers import Handler, Routes, answer, taking
+from tinsmith.adapters.serve.handlers import Work, taking
 from tinsmith.adapters.serve.hub import Hub
 from tinsmith.adapters.serve.outcome import HttpError
 from tinsmith.wire import requests
 
 
-def wire_routes(hub: Hub) -> Routes:
+def calls(hub: Hub) -> dict[str, Work]:
+    """By path."""
+
     def move(name: str, body: bytes) -> Any:
         """What else is wrong with a body is what the request comes to: were it refused here, its number would be
         missing, and all that its client sends after it would wait for it."""
@@ -23,10 +25,10 @@ def wire_routes(hub: Hub) -> Routes:
             "model_id": request.model_id,
         }
 
-    def moving(name: str) -> Handler:
-        return answer(lambda _, body: move(name, body))
+    def moving(name: str) -> Work:
+        return lambda body: move(name, body)
 
-    def load(_: Request, body: bytes) -> Any:
+    def load(body: bytes) -> Any:
         if requests.parse(requests.LoadWhere, body).model_id is not None:
             return move("load_weights", body)
         request = requests.parse(requests.LoadWeights, body)
@@ -34,8 +36,9 @@ def wire_routes(hub: Hub) -> Routes:
             raise HttpError(400, "session_id and model_seq_id, or model_id and seq_id, are needed")
         return {"request_id": hub.create_from_state(request)}
 
-    def sample(request: requests.Sample) -> Any:
+    async def sample(request: requests.Sample) -> Any:
         request_id, sequences = hub.sample(request)
+        await asyncio.sleep(0)  # the sampler has it before its client hears of it
         return {"request_id": request_id, "sample_sequence_ids": sequences}
 
     async def retrieve(request: requests.RetrieveFuture) -> Response:
@@ -69,36 +72,29 @@ def wire_routes(hub: Hub) -> Routes:
         hub.check_session(request.session_id)
         return {"type": "session_heartbeat"}
 
-    async def finish(request: Request, body: bytes) -> Any:
-        await hub.finish_session(request.path_params["session"], requests.parse(requests.Finish, body))
-        return {}
-
     def cancel(request: requests.RetrieveFuture) -> Any:
         hub.futures.cancel(request.request_id)
         return {}
 
-    return [
-        ("POST", "client/config", answer(lambda *_: {})),
-        ("POST", "client/dynamic_config", answer(lambda *_: {})),
-        ("POST", "telemetry", answer(lambda *_: {"status": "accepted"})),
-        ("POST", "create_session", taking(requests.CreateSession, lambda r: {"session_id": hub.create_session(r)})),
-        ("POST", "session_heartbeat", taking(requests.SessionOnly, heartbeat)),
-        ("POST", "sessions/{session}/finish", answer(finish)),
-        ("POST", "create_model", taking(requests.CreateModel, lambda r: {"request_id": hub.create_model(r)})),
-        ("POST", "unload_model", taking(requests.ModelOnly, unload)),
-        ("POST", "get_info", taking(requests.ModelOnly, info)),
-        ("POST", "forward_backward", answer(lambda _, body: {"request_id": hub.forward_backward(body)})),
-        ("POST", "optim_step", moving("optim_step")),
-        ("POST", "save_weights", moving("save_weights")),
-        ("POST", "save_weights_for_sampler", moving("save_weights_for_sampler")),
-        ("POST", "save_weights_external", moving("save_weights_external")),
-        ("POST", "load_weights", answer(load)),
-        (
-            "POST",
-            "create_sampling_session",
-            taking(requests.CreateSamplingSession, lambda r: {"sampling_session_id": hub.create_sampling_session(r)}),
+    return {
+        "client/config": lambda _: {},
+        "client/dynamic_config": lambda _: {},
+        "telemetry": lambda _: {"status": "accepted"},
+        "create_session": taking(requests.CreateSession, lambda r: {"session_id": hub.create_session(r)}),
+        "session_heartbeat": taking(requests.SessionOnly, heartbeat),
+        "create_model": taking(requests.CreateModel, lambda r: {"request_id": hub.create_model(r)}),
+        "unload_model": taking(requests.ModelOnly, unload),
+        "get_info": taking(requests.ModelOnly, info),
+        "forward_backward": lambda body: {"request_id": hub.forward_backward(body)},
+        "optim_step": moving("optim_step"),
+        "save_weights": moving("save_weights"),
+        "save_weights_for_sampler": moving("save_weights_for_sampler"),
+        "save_weights_external": moving("save_weights_external"),
+        "load_weights": load,
+        "create_sampling_session": taking(
+            requests.CreateSamplingSession, lambda r: {"sampling_session_id": hub.create_sampling_session(r)}
         ),
-        ("POST", "asample", taking(requests.Sample, sample)),
-        ("POST", "retrieve_future", taking(requests.RetrieveFuture, retrieve)),
-        ("POST", "cancel_future", taking(requests.RetrieveFuture, cancel)),
-    ]
+        "asample": taking(requests.Sample, sample),
+        "retrieve_future": taking(requests.RetrieveFuture, retrieve),
+        "cancel_future": taking(requests.RetrieveFuture, cancel),
+    }

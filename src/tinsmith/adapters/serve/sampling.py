@@ -17,6 +17,7 @@ from tinsmith.adapters.serve.store import Store
 from tinsmith.domain.errors import JournalError
 from tinsmith.domain.tokens import Floats, floats, ints
 from tinsmith.ports.engine import Engine
+from tinsmith.ports.pending import hand_over
 from tinsmith.ports.sampler import Completion, FinishReason, Sampler, SampleResult
 from tinsmith.ports.trainer import Lora
 from tinsmith.wire import requests, sampling
@@ -221,7 +222,10 @@ class Sampling:
                 if len(request.prompt) == sampler.context and request.scores and not request.params.top_prompt_logprobs:
                     result = _scored(await sampler.score(request.prompt), request.n)
                 else:
-                    result = await sampler.sample(request.prompt, request.params, request.n)
+                    drawn = sampler.sample(request.prompt, request.params, request.n)
+                    if self.sequences == request.n:  # it was idle
+                        hand_over()
+                    result = await drawn
                 outcome = Outcome(sampling.encode_result(result, request), PROTOBUF)
                 self._count(sum(len(c.tokens) for c in result.completions))
             finally:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from attrs import evolve
 
 from tinsmith.adapters.serve.futures import Futures
-from tinsmith.adapters.serve.operations import Operations, Submitted
+from tinsmith.adapters.serve.operations import Operations
 from tinsmith.adapters.serve.outcome import BusyError, HttpError, Outcome, failure
 from tinsmith.adapters.serve.records import Model
 from tinsmith.adapters.serve.store import Store
 from tinsmith.domain.errors import JournalError, TrainingError
 from tinsmith.ports.engine import Engine
+from tinsmith.ports.pending import Pending, hand_over
 from tinsmith.ports.sampler import Sampler
 from tinsmith.ports.trainer import Trainer
 
@@ -210,9 +212,9 @@ class TrainingRun:
                 continue
             if submitted.snapshot is not None:
                 self._since_snapshot = 0.0
-            task = self._loop.create_task(self._watch(seq, submitted))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            if len(self._running) == 1:
+                hand_over()  # what else is to be done for the request takes as long as the trainer takes to begin
+            submitted.outcome.when_done(partial(self._done, seq, submitted.snapshot))
             if len(body) > LARGE:
                 self._loop.call_soon(self._drain)
                 break
@@ -239,20 +241,25 @@ class TrainingRun:
             self._futures.set(self.request_id(seq), outcome)
         self._waiting_bytes = 0
 
-    async def _watch(self, seq: int, submitted: Submitted) -> None:
+    def _done(self, seq: int, snapshot: Pending[str] | None, pending: Pending[Outcome]) -> None:
         try:
-            outcome = await submitted.outcome
+            outcome = pending.result(0)
         except Exception as error:  # noqa: BLE001 - it is the outcome of the request
             outcome = failure(error)
         self._finish(seq, outcome)
-        if submitted.snapshot is not None and not outcome.failed:
+        if snapshot is not None and not outcome.failed:
             # Of a request that failed nothing is kept: after a restart it fails again.
-            try:
-                saved = await submitted.snapshot
-                if not self._closed:  # else another run of the model may have begun, and results are not recorded here
-                    self._set_snapshot(seq, saved)
-            except Exception as error:  # noqa: BLE001 - the log of requests still holds everything
-                self._note(f"{self.model.id}: no snapshot after request {seq}: {error}")
+            task = self._loop.create_task(self._keep(seq, snapshot))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _keep(self, seq: int, snapshot: Pending[str]) -> None:
+        try:
+            saved = await snapshot
+            if not self._closed:  # else another run of the model may have begun, and results are not recorded here
+                self._set_snapshot(seq, saved)
+        except Exception as error:  # noqa: BLE001 - the log of requests still holds everything
+            self._note(f"{self.model.id}: no snapshot after request {seq}: {error}")
 
     def _set_snapshot(self, seq: int, handle: str) -> None:
         """From now on a restart begins here."""
