@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -53,6 +56,33 @@ def test_the_command_prints_a_table_and_json() -> None:
     report = json.loads(done.stdout)
     assert report["counts"] == {"holds": 1, "broken": 0, "not supported": 0}
     assert report["laws"][0]["law"] == "telemetry"
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """A web server that knows nothing of the protocol, or (`said`) next to nothing."""
+
+    said: ClassVar[bytes | None] = None
+
+    def do_GET(self) -> None:
+        self.send_response(404 if self.said is None else 200)
+        self.end_headers()
+        self.wfile.write(b"<html>nothing here</html>" if self.said is None else self.said)
+
+    def log_message(self, *words: object) -> None: ...
+
+
+@pytest.mark.parametrize(("said", "why"), [(None, "is no server of the Tinker protocol"), (b"{}", "name one, model=")])
+def test_a_server_of_something_else_is_said_in_one_line(
+    said: bytes | None, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Elsewhere, "said", said)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = conform(f"http://127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert why in done.stderr
 
 
 def test_a_server_that_is_not_there_is_said_in_one_line() -> None:

@@ -58,6 +58,17 @@ def test_nothing_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "anything to train on" in refused(capsys, "sl-basic", f"data={data}")
 
 
+def test_an_answer_that_the_cut_takes_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    question, answer = {"role": "user", "content": "ab " * 3000}, {"role": "assistant", "content": "c"}
+    data = write(tmp_path / "chats.jsonl", {"messages": [question, answer]})
+    assert "the cut at 1024 tokens left none that is trained" in refused(capsys, "sl-basic", f"data={data}")
+
+
+@pytest.mark.parametrize("recipe", ["sl-basic", "chat-sl", "dpo"])
+def test_data_without_a_name(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "a file" in refused(capsys, recipe, "data=").partition("hf://")[0]
+
+
 def test_an_example_longer_than_the_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = {
         "messages": [*GOOD["messages"], {"role": "user", "content": "x"}, {"role": "assistant", "content": "yz" * 3000}]

@@ -19,6 +19,7 @@ from test_recipes import last_stage, small
 from test_recipes_resume import ENV, command
 
 from tinsmith import bootstrap
+from tinsmith.adapters.tinker.service import START_S
 from tinsmith.cli import main
 from tinsmith.recipes import RECIPES
 
@@ -377,7 +378,13 @@ def test_a_missing_key_an_unknown_model_an_unreachable_server(url: str, capsys: 
     code, said = refused(["backend=tinker", "base_url=http://127.0.0.1:9"], capsys)
     assert (code, "no server answers at http://127.0.0.1:9" in said) == (1, True)
     code, said = refused(["backend=tinker", "base_url=127.0.0.1:8000"], capsys)
-    assert code == 2
+    assert (code, "begins with http://" in said) == (2, True)
+    code, said = refused(["backend=tinker", "base_url=localhost:8000"], capsys)
+    assert (code, "begins with http://" in said) == (2, True), "no word of a key"
+    began = time.monotonic()
+    code, said = refused(["backend=tinker", f"base_url={url}/elsewhere"], capsys)
+    assert (code, "is no server of the Tinker protocol" in said) == (1, True)
+    assert time.monotonic() - began < START_S / 3, "it is not asked again and again"
 
 
 def test_a_key_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

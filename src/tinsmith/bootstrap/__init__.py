@@ -92,6 +92,8 @@ def open_source(where: str) -> DatasetSource:
     """Rows of a local file (JSONL, JSON, gzipped too; with the extra `data` parquet, arrow, CSV and saved sets), of an
     object store URL (`s3://...`, `gs://...`, `az://...`), of a set of the hub, `hf://ORG/NAME[/CONFIG][:SPLIT]`, or of
     a file that an installed package carries, `package:MODULE/PATH`."""
+    if not where.strip():
+        raise DataError("data is named by an empty text: give a file, a URL or hf://ORG/NAME")
     if where.startswith("package:"):
         return open_source(str(_package_file(where.removeprefix("package:"))))
     if where.startswith("hf://"):

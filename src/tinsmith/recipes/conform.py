@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from attrs import frozen
 
 from tinsmith import bootstrap
 from tinsmith.config import option
-from tinsmith.domain.errors import ConfigError
+from tinsmith.domain.errors import ConfigError, WorldError
 from tinsmith.ports.progress import Progress
 
 if TYPE_CHECKING:
@@ -92,15 +93,22 @@ def _look(world: World, model: str | None) -> None:
     """Say at once that there is no server, or that it does not know the key or the model, instead of with each law."""
     from tinsmith.testing.conformance import Broken, Refused
 
-    status = world.wire.raw("get_server_capabilities").status_code
+    url, status = world.wire.base_url, world.wire.raw("get_server_capabilities").status_code
     if status in (401, 403):
-        raise ConfigError(f"{world.wire.base_url} refuses the key (HTTP {status}); give api_key= or TINKER_API_KEY")
+        raise ConfigError(f"{url} refuses the key (HTTP {status}); give api_key= or TINKER_API_KEY")
+    if status == HTTPStatus.NOT_FOUND:
+        raise WorldError(f"{url} is no server of the Tinker protocol: it has no /api/v1/get_server_capabilities")
     try:
         named = [m.get("model_name") for m in world.capabilities.get("supported_models", [])]
-    except (Broken, Refused):
+        _ = world.base_model
+    except (Broken, Refused) as error:
+        if model is None:
+            raise WorldError(
+                f"{url} does not say which models it has ({_short(str(error))}); name one, model="
+            ) from error
         return  # the law of it will say so
     if model is not None and named and model not in named:
-        raise ConfigError(f"model={model}: {world.wire.base_url} serves {', '.join(map(str, named))}")
+        raise ConfigError(f"model={model}: {url} serves {', '.join(map(str, named))}")
 
 
 def _short(text: str) -> str:

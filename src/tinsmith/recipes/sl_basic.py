@@ -123,4 +123,4 @@ def _examples(where: str, config: Config, model: Model, progress: Progress) -> I
         raise DataError("the file is empty: there is no conversation in it", source=source.name)
     if not kept:
         why = ", ".join(f"{number} {why}" for why, number in left_out.items())
-        raise DataError(f"no example has anything to train on ({why})", source=source.name)
+        raise DataError(f"no example has anything to train on: {why}", source=source.name)

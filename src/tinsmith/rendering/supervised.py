@@ -110,7 +110,9 @@ def examples_of(
             media.append(tuple((at, part) for at, part in rendered.media if at < datum.num_tokens))
     if not datums:
         raise NothingToTrain(
-            "the cut at max_length left no trained token" if truncated else "no trained token has a prefix"
+            f"the cut at {max_length} tokens left none that is trained"
+            if truncated
+            else "no trained token has a prefix"
         )
     return Examples(tuple(datums), truncated=truncated, skipped=skipped, media=tuple(media) if any(media) else ())
 

@@ -71,7 +71,7 @@ class ChatExamples:
         out: list[Drawn] = []
         for place, example in zip(places, rendered, strict=True):
             if isinstance(example, NothingToTrain):
-                out.append(NOTHING)
+                out.append(LeftOut(f"{NOTHING.why} ({example.reason})"))
             elif isinstance(example, TooLong) and self.too_long != "raise":
                 out.append(self._long)
             elif isinstance(example, RenderError):

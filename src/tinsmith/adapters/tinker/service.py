@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -65,6 +66,8 @@ class Service:
         from tinker.lib.base_url import resolve_base_url
 
         self.url = resolve_base_url(base_url)
+        if urlsplit(self.url).scheme not in ("http", "https"):
+            raise ConfigError(f"base_url={self.url!r}: an address that begins with http:// or https://")
         self.timeout = timeout
         self._key = _key(self.url)
         self.driver = driver()
@@ -171,17 +174,19 @@ class Service:
 
 
 def hello(url: str) -> None:
-    """WorldError unless something answers HTTP at the address."""
+    """WorldError unless something answers HTTP at the address, and has a route of the protocol: of another server the
+    SDK would ask again and again."""
     import httpx
 
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise ConfigError(f"base_url={url!r}: an address that begins with http:// or https://")
     try:
-        httpx.get(f"{url}/api/v1/healthz", timeout=HELLO_S)
+        for route in ("healthz", "get_server_capabilities"):
+            if httpx.get(f"{url}/api/v1/{route}", timeout=HELLO_S).status_code != HTTPStatus.NOT_FOUND:
+                return
     except httpx.TimeoutException as error:
         raise DeadlineError(f"the server at {url} did not answer within {HELLO_S:g} s") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise WorldError(f"no server answers at {url}: {error}") from error
+    raise WorldError(f"{url} is no server of the Tinker protocol: it has no /api/v1/get_server_capabilities (HTTP 404)")
 
 
 def _key(url: str) -> str | None:
