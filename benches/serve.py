@@ -4,9 +4,10 @@
 
 Prints, for a forward_backward of 32 x 128 tokens and a sample of 8 x 32 tokens, after a check that both gave the same
 bits: the median time of both; the cost of the wire, the median of what a call takes beside the engine's own time within
-it; and the same at the least that a server can be, which calls the same engine on what it holds already, reads nothing
-and keeps nothing, so that its cost is that of the SDK and of HTTP. Then how busy 64 concurrent samples keep the engine:
-the share of the time that it spends inside its own steps. Server and client share the processors, as on a laptop.
+it; and its two parts. One is the server's: from its being called with the request until the engine begins, and from
+the engine's end until the answer is given to HTTP. The other is the time of the SDK and of HTTP, before and after that,
+which is the same with any server. Then how busy 64 concurrent samples keep the engine: the share of the time that it
+spends inside its own steps. Server and client share the processors, as on a laptop.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ import urllib.request
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tinsmith import bootstrap
+from tinsmith.adapters.embedded.sampler import EmbeddedSampler
+from tinsmith.adapters.embedded.trainer import EmbeddedTrainer
 from tinsmith.domain.datums import Batch, Datum
 from tinsmith.ports.sampler import SamplingParams
 from tinsmith.ports.trainer import Lora, LossSpec
-from tinsmith.wire import sampling as wire_sampling
-from tinsmith.wire import training as wire_training
 
 os.environ.setdefault("TINKER_API_KEY", "tml-bench")
 os.environ.setdefault("TINKER_TELEMETRY", "0")
@@ -42,9 +43,11 @@ CONCURRENT = 64
 
 
 class Timed:
-    """A part of the engine whose time inside its calls is added up."""
+    """A part of the engine; what it did since it was last asked."""
 
-    seconds = 0.0
+    inside = 0.0
+    begun: ClassVar[list[float]] = []
+    ended: ClassVar[list[float]] = []
 
     def __init__(self, native: Any) -> None:
         self._native = native
@@ -53,11 +56,14 @@ class Timed:
         return getattr(self._native, name)
 
     def _timed(self, call: Any, *args: Any) -> Any:
-        began = time.perf_counter()
+        began = time.monotonic()
         try:
             return call(*args)
         finally:
-            Timed.seconds += time.perf_counter() - began
+            ended = time.monotonic()
+            Timed.inside += ended - began
+            Timed.begun.append(began)
+            Timed.ended.append(ended)
 
     def run(self, steps: int) -> Any:
         return self._timed(self._native.run, steps)
@@ -66,75 +72,45 @@ class Timed:
         return self._timed(self._native.forward_backward, *args)
 
 
-def serve(directory: str) -> None:
-    """`tinsmith serve` with the engine's time at GET /busy, for this program's other half."""
-    from starlette.responses import PlainTextResponse
-
-    from tinsmith.adapters.embedded.sampler import EmbeddedSampler
-    from tinsmith.adapters.embedded.trainer import EmbeddedTrainer
-
-    for part in (EmbeddedSampler, EmbeddedTrainer):
-        timed(part)
-    server = bootstrap.open_server({"tiny": "tiny"}, Path(directory), note=lambda _: None)
-
-    def around(app: Any) -> Any:
-        least = Least(app)
-
-        async def answer(scope: Any, receive: Any, send: Any) -> None:
-            told = scope["type"] == "http" and scope["path"] == "/busy"
-            if told:
-                least.on = scope["query_string"] == b"least"
-            await (PlainTextResponse(str(Timed.seconds)) if told else least)(scope, receive, send)
-
-        return answer
-
-    server.wrap(around)
-    print(server.url, flush=True)
-    server.run()
-
-
-class Least:
-    """While it is on, the least that a server can do for the two requests that are measured; around the real one."""
-
-    on = False
+class Watch:
+    """Around the server's app: when it was called with a request, and when it gave the last answer to HTTP; told at
+    GET /times, for this program's other half. Both read one clock, the system's."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
-        model = bootstrap.load_model("tiny")
-        self._trainer, self._sampler = model.trainer(lora=Lora(unembed=True), seed=0), model.sampler()
-        self._rows, self._pending = batch(), {}
-        self._answer = b""
+        self._asked = self._answered = 0.0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        name = scope.get("path", "").rpartition("/")[2]
-        if not self.on or name not in ("forward_backward", "asample", "retrieve_future"):
-            await self._app(scope, receive, send)
-            return
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message["body"], message.get("more_body", False)
-        request = f"least:{len(self._pending)}"
-        told = {"request_id": request, "sample_sequence_ids": [f"{request}:{i}" for i in range(8)]}
-        kind, answer = b"application/json", json.dumps(told).encode()
-        if name == "forward_backward":
-            self._pending[request] = self._trainer.forward_backward(self._rows, LossSpec("cross_entropy")).then(
-                self._fb
-            )
-        elif name == "asample":
-            settings = SamplingParams(max_tokens=32, seed=json.loads(body)["sampling_params"]["seed"])
-            drawn = self._sampler.sample(np.array(PROMPT), settings, 8)
-            self._pending[request] = drawn.then(wire_sampling.encode_result)
-        else:
-            kind, answer = b"application/x-protobuf", await self._pending[json.loads(body)["request_id"]]
-        headers = [(b"content-type", kind), (b"content-length", str(len(answer)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                self._answered = time.monotonic()
+            await send(message)
 
-    def _fb(self, result: Any) -> bytes:
-        if not self._answer:  # it is the same each time
-            self._answer = wire_training.encode_result(result.logprobs, self._rows, [0] * 32, result.loss, {})
-        return self._answer
+        name = scope.get("path", "").rpartition("/")[2]
+        if name in ("forward_backward", "asample"):
+            self._asked = time.monotonic()
+            await self._app(scope, receive, send)
+        elif name == "retrieve_future":
+            await self._app(scope, receive, sent)
+        elif name == "times":
+            body = json.dumps([self._asked, self._answered, Timed.inside, Timed.begun[:1], Timed.ended[-1:]]).encode()
+            Timed.inside = 0.0
+            Timed.begun.clear()
+            Timed.ended.clear()
+            headers = [(b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await self._app(scope, receive, send)
+
+
+def serve(directory: str) -> None:
+    for part in (EmbeddedSampler, EmbeddedTrainer):
+        timed(part)
+    server = bootstrap.open_server({"tiny": "tiny"}, Path(directory), note=lambda _: None)
+    server.wrap(Watch)
+    print(server.url, flush=True)
+    server.run()
 
 
 def timed(part: Any) -> None:
@@ -147,10 +123,11 @@ def timed(part: Any) -> None:
     part.__init__ = init
 
 
-def busy(url: str, least: bool = False) -> float:
-    """Seconds of the engine so far. Also says which server is to answer what comes next."""
-    with urllib.request.urlopen(f"{url}/busy" + "?least" * least, timeout=10) as answer:
-        return float(answer.read())
+def times(url: str) -> tuple[float, float, float, float, float]:
+    """(asked, answered, seconds inside the engine since the last call of this, its begin, its end)."""
+    with urllib.request.urlopen(f"{url}/times", timeout=10) as answer:
+        asked, answered, inside, begun, ended = json.load(answer)
+    return asked, answered, inside, (begun or [0.0])[0], (ended or [0.0])[0]
 
 
 def start(directory: str) -> tuple[subprocess.Popen[str], str]:
@@ -169,40 +146,37 @@ def batch() -> Batch:
     return Batch.of(rows)
 
 
-class Times:
-    """One kind of request: `here` calls the engine directly; `there` goes over the wire, and is told whether to the
-    least server."""
-
-    def __init__(self, what: str, url: str, rounds: int) -> None:
-        self._what, self._url, self._rounds = what, url, rounds
-
-    def measure(
-        self, here: Callable[[int], Any], there: Callable[[int], Any], equal: Callable[[Any, Any], bool]
-    ) -> None:
-        direct, over, costs = [], [], {False: [], True: []}
-        for turn in range(self._rounds + 3):
-            began = time.perf_counter()
-            mine = here(turn)
-            took = time.perf_counter() - began
-            for least in (False, True):
-                before = busy(self._url, least)
-                began = time.perf_counter()
-                theirs = there(turn, least)
-                wall = time.perf_counter() - began
-                inside = busy(self._url) - before
-                assert equal(mine, theirs), "the wire changed what the engine gave"
-                if turn >= 3:
-                    costs[least].append(wall - inside)
-                    over += [] if least else [wall]
-            if turn >= 3:
-                direct.append(took)
-        a, b = statistics.median(direct) * 1e3, statistics.median(over) * 1e3
-        cost, floor = (statistics.quantiles(costs[least], n=4) for least in (False, True))
-        print(
-            f"{self._what:26} engine {a:6.1f} ms   over the wire {b:6.1f} ms   cost {cost[1] * 1e3:4.1f} ms (quartiles "
-            f"{cost[0] * 1e3:.1f}, {cost[2] * 1e3:.1f})   SDK and HTTP alone {floor[1] * 1e3:4.1f} ms "
-            f"({floor[0] * 1e3:.1f}, {floor[2] * 1e3:.1f})"
-        )
+def measure(
+    what: str,
+    url: str,
+    rounds: int,
+    here: Callable[[int], Any],
+    there: Callable[[int], Any],
+    equal: Callable[[Any, Any], bool],
+) -> None:
+    """One kind of request: `here` calls the engine directly, `there` goes over the wire."""
+    taken: dict[str, list[float]] = {name: [] for name in ("engine", "wire", "cost", "server", "client")}
+    for turn in range(rounds + 3):
+        began = time.monotonic()
+        mine = here(turn)
+        direct = time.monotonic() - began
+        times(url)
+        began = time.monotonic()
+        theirs = there(turn)
+        done = time.monotonic()
+        asked, answered, inside, engine_began, engine_ended = times(url)
+        assert equal(mine, theirs), "the wire changed what the engine gave"
+        assert began < asked < engine_began < engine_ended < answered < done
+        if turn >= 3:
+            cost, server = done - began - inside, answered - asked - inside
+            for name, seconds in zip(taken, (direct, done - began, cost, server, cost - server), strict=True):
+                taken[name].append(seconds * 1e3)
+    low, cost, high = statistics.quantiles(taken["cost"], n=4)
+    engine, wire, server, client = (statistics.median(taken[name]) for name in ("engine", "wire", "server", "client"))
+    print(
+        f"{what:26} engine {engine:6.1f} ms   over the wire {wire:6.1f} ms   cost {cost:4.1f} ms (quartiles {low:.1f}, "
+        f"{high:.1f}): of the server {server:.1f}, of the SDK and HTTP {client:.1f}"
+    )
 
 
 def logprobs(result: Any) -> bytes:
@@ -228,8 +202,7 @@ def main() -> None:
         process, url = start(str(Path(directory) / "state"))
         try:
             service = tinker.ServiceClient(base_url=url)
-            # A client each: a request that the server never sees leaves a gap in the numbers.
-            clients = [service.create_lora_training_client("tiny", rank=32, seed=0).result() for _ in range(2)]
+            client = service.create_lora_training_client("tiny", rank=32, seed=0).result()
             model = bootstrap.load_model("tiny")
             trainer = model.trainer(lora=Lora(unembed=True), seed=0)
             rows = batch()
@@ -241,24 +214,31 @@ def main() -> None:
                 for row in rows
             ]
             loss = "cross_entropy"
-            Times("forward_backward 32 x 128", url, rounds).measure(
+            measure(
+                "forward_backward 32 x 128",
+                url,
+                rounds,
                 lambda _: trainer.forward_backward(rows, LossSpec(loss)).result(),
-                lambda _, least: clients[least].forward_backward(data, loss).result(),
+                lambda _: client.forward_backward(data, loss).result(),
                 lambda mine, theirs: mine.logprobs.tobytes() == logprobs(theirs),
             )
 
             sampler = model.sampler()
             remote = service.create_sampling_client(base_model="tiny").result()
             prompt = types.ModelInput.from_ints(PROMPT)
-            Times("sample 8 x 32", url, rounds).measure(
+            measure(
+                "sample 8 x 32",
+                url,
+                rounds,
                 lambda i: sampler.sample(np.array(PROMPT), SamplingParams(max_tokens=32, seed=i), 8).result(),
-                lambda i, _: remote.sample(prompt, 8, types.SamplingParams(max_tokens=32, seed=i, stop=[])).result(),
+                lambda i: remote.sample(prompt, 8, types.SamplingParams(max_tokens=32, seed=i, stop=[])).result(),
                 lambda mine, theirs: (
                     [s.tokens for s in theirs.sequences] == [c.tokens.tolist() for c in mine.completions]
                 ),
             )
 
-            busy_before, wall, tokens = busy(url), time.perf_counter(), 0
+            times(url)
+            wall, tokens = time.monotonic(), 0
             waiting = deque()
             for turn in range(CONCURRENT * 12):
                 asked = types.SamplingParams(max_tokens=128, seed=turn, stop=[])
@@ -266,8 +246,8 @@ def main() -> None:
                 if len(waiting) == CONCURRENT:  # as one is answered, the next is asked for
                     tokens += len(waiting.popleft().result().sequences[0].tokens)
             tokens += sum(len(w.result().sequences[0].tokens) for w in waiting)
-            wall = time.perf_counter() - wall
-            share = (busy(url) - busy_before) / wall
+            wall = time.monotonic() - wall
+            share = times(url)[2] / wall
             rate = f"{tokens / wall:,.0f} tokens/s"
             print(f"{CONCURRENT} concurrent samples   {rate}, the engine busy {share:.0%} of {wall:.1f} s")
             sampler.close()

@@ -3,14 +3,16 @@
 import asyncio
 import concurrent.futures
 import gc
+import sys
 import threading
 import weakref
 from collections import Counter
+from functools import partial
 
 import pytest
 
 from tinsmith.domain.errors import CancelledWorkError, DeadlineError, WorldError
-from tinsmith.ports.pending import DEADLINE_S, WOKEN_AT_ONCE, Pending
+from tinsmith.ports.pending import DEADLINE_S, WOKEN_AT_ONCE, Pending, hand_over
 
 
 async def _awaited(pending):
@@ -152,3 +154,66 @@ def test_each_loop_wakes_its_own():
             thread.join(10)
         assert found == [(again, 0), (again, 1)]
         futures[:] = [concurrent.futures.Future() for _ in range(2)]
+
+
+def test_callbacks_run_on_the_loop_each_once_whatever_others_do():
+    class Result:
+        pass
+
+    finished = [concurrent.futures.Future() for _ in range(30)]
+    seen: list[tuple[int, object]] = []
+    complaints: list[str] = []
+    every = asyncio.Event()
+
+    def take(number: int, pending: Pending) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        seen.append((number, weakref.ref(pending.result(0))))
+        if len(seen) == len(finished):
+            every.set()
+        if number % 3 == 0:
+            raise ZeroDivisionError(number)
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: complaints.append(str(context["exception"]))
+        )
+        for number, future in enumerate(finished):
+            Pending(future).when_done(partial(take, number))
+        thread = threading.Thread(target=lambda: [future.set_result(Result()) for future in finished])
+        thread.start()
+        thread.join()
+        await asyncio.wait_for(every.wait(), 5)
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+        finished.clear()
+        assert not any(ref() for _, ref in seen), "a result outlives its callback until the collector comes"
+    finally:
+        gc.enable()
+    assert [number for number, _ in seen] == list(range(30))
+    assert complaints == [str(number) for number in range(0, 30, 3)]
+
+
+def test_work_that_is_handed_over_has_begun():
+    """A thread that stays busy keeps the interpreter from one that wakes for `sys.getswitchinterval()`."""
+    asked, begun = threading.Event(), threading.Event()
+
+    def work() -> None:
+        asked.wait(5)
+        begun.set()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(5.0)
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        asked.set()
+        for _ in range(1000):  # far below the interval, also on a busy machine
+            hand_over()
+            if begun.is_set():
+                break
+        assert begun.is_set()
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from tinsmith.domain.errors import CancelledWorkError, DeadlineError
@@ -38,22 +39,23 @@ class _Wakes:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._lock = threading.Lock()
-        self._finished: deque[asyncio.Future[None]] = deque()
+        self._finished: deque[Callable[[], object]] = deque()
         self._called = False
 
     def when_done(self, work: concurrent.futures.Future[Any]) -> asyncio.Future[None]:
         waiter: asyncio.Future[None] = self.loop.create_future()
-        work.add_done_callback(lambda _: self._finish(waiter))
+        work.add_done_callback(lambda _: self.soon(partial(_go_on, waiter)))
         return waiter
 
     def turn(self) -> asyncio.Future[None]:
         waiter: asyncio.Future[None] = self.loop.create_future()
-        self._finish(waiter)
+        self.soon(partial(_go_on, waiter))
         return waiter
 
-    def _finish(self, waiter: asyncio.Future[None]) -> None:
+    def soon(self, function: Callable[[], object]) -> None:
+        """Call it on the loop; from any thread."""
         with self._lock:
-            self._finished.append(waiter)
+            self._finished.append(function)
             called, self._called = self._called, True
         if not called:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there any more
@@ -63,11 +65,18 @@ class _Wakes:
         with self._lock:
             some = [self._finished.popleft() for _ in range(min(len(self._finished), WOKEN_AT_ONCE))]
             self._called = bool(self._finished)
-        for waiter in some:
-            if not waiter.done():
-                waiter.set_result(None)
         if self._called:
             self.loop.call_soon(self._wake)
+        for function in some:
+            try:
+                function()
+            except Exception as error:  # noqa: BLE001 - the others have their turn all the same
+                self.loop.call_exception_handler({"message": f"in {function}", "exception": error})
+
+
+def _go_on(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 _local = threading.local()
@@ -146,9 +155,10 @@ class Pending(Generic[T]):
         return self._future.done()
 
     def when_done(self, function: Callable[[Pending[T]], object]) -> None:
-        """Call `function` with this once it is finished, on the event loop that runs here; as awaiting it in a task
-        would, in fewer steps."""
-        _wakes().when_done(self._future).add_done_callback(lambda _: function(self))
+        """Call `function` with the finished work, on the event loop that runs here: what a task does that awaits it, in
+        fewer steps."""
+        wakes = _wakes()  # the callback may not hold `self`: the future keeps it, and both would wait for the collector
+        self._future.add_done_callback(lambda done: wakes.soon(partial(function, Pending(done))))
 
     def cancel(self) -> bool:
         """Ask for the work to stop; True when it will not give a result."""
