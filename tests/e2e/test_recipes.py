@@ -23,6 +23,7 @@ LAST_STAGE = {
     "multi-teacher-distillation": "student",
     "off-policy-distillation": "student",
     "prompt-distillation": "student",
+    "sdft": "student",
     "rubric": "policy",
 }
 """Of recipes of several stages, where the last one lies."""
@@ -69,6 +70,8 @@ def small(recipe: str, chats: str) -> list[str]:
         return [recipe, "judge.max_steps=1", "groups_per_batch=2", "group_size=3", "max_steps=3", "test_size=2"]
     if recipe == "multi-teacher-distillation":
         return [recipe, "teachers=tiny", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
+    if recipe == "sdft":
+        return [recipe, "heed_steps=1", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
     if recipe in LAST_STAGE:
         return [recipe, "teacher.max_steps=1", "groups_per_batch=4", "max_steps=3", "max_rows=60", "test_size=4"]
     if recipe == "verifiers-rl":
@@ -413,6 +416,46 @@ def test_prompts_of_ones_own_and_what_is_learned_of_an_answer(capsys: pytest.Cap
     for why, bad in said.items():
         assert main(bad) == 2
         assert why in " ".join(capsys.readouterr().err.split()), why
+
+
+def test_a_model_gets_near_itself_with_a_demonstration_before_it_and_goes_on_after_a_stop(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of one's own demonstrations: the start model is the teacher, also after a resume."""
+    rows = [{"prompt": f"What is {i} + {j}?", "completion": f"{i + j}."} for i in range(12) for j in range(9)]
+    Path("shown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["sdft", "data=shown.jsonl", "template={question} Say {demonstration}", "test_size=24", "export=none"]
+    words += ["groups_per_batch=24", "lr_schedule=constant", "learning_rate=4e-3"]
+    assert main(["check", *words]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"\nWhat is \d+ \+ \d+\?<", shown)
+    assert re.search(r"\nWhat is \d+ \+ \d+\? Say \d+\.<", shown)
+    assert main([*words, "max_steps=8", "log_path=run"]) == 0
+    calm = metrics("run/student")
+    assert calm[-1]["final/test/teacher_kl"] < 0.6 * calm[0]["test/teacher_kl"]
+    assert calm[0]["teacher_kl"] > 0.1, "with the demonstration it says something else"
+    assert 0 <= calm[0]["test/env/sdft/as_given"] <= 1
+    assert not Path("run/heeding").exists()
+    assert main([*words, "max_steps=1", "log_path=stopped"]) == 0
+    assert main([*words, "max_steps=2", "log_path=stopped"]) == 0
+    for name in ("teacher_kl", "optim/grad_norm", "env/all/as_given"):
+        assert metrics("stopped/student")[1][name] == calm[1][name], name
+    assert main([*words, "max_steps=1", "skip_first_tokens=1", "log_path=later"]) == 0
+    first, later = calm[0], metrics("later/student")[0]
+    assert first["num_loss_tokens"] - later["num_loss_tokens"] == first["env/all/total_episodes"]
+    Path("bare.jsonl").write_text('{"messages": [{"role": "user", "content": "Say a."}]}\n')
+    long = {"prompt": "Say it.", "completion": "word " * 1500}
+    Path("long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (rows[0], long)))
+    said = {
+        "bare.jsonl, line 1": [*words, "data=bare.jsonl"],
+        "{question} and {demonstration}": [*words, "template={question}"],
+        "long.jsonl, line 2": [*words, "data=long.jsonl", "test_size=0"],
+        "compares rewards": [*words, "remove_constant_groups=true"],
+    }
+    for why, bad in said.items():
+        assert main([*bad, "log_path=bad"]) == 2
+        assert why in " ".join(capsys.readouterr().err.split()), why
+    assert not Path("bad").exists()
 
 
 def test_rubrics_of_a_file_and_a_judge_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:

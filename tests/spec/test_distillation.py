@@ -210,6 +210,66 @@ def test_rows_that_a_teacher_has_no_room_for_are_not_trained_on_and_counted(
         assert metrics["teacher_kl"] == pytest.approx(alone["teacher_kl"])
 
 
+TOKENIZER = FakeTokenizer()
+V = TOKENIZER.vocab_size
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[FakeTrainer]:
+    trainer = FakeTrainer(TOKENIZER, context=64)
+    yield trainer
+    trainer.close()
+
+
+tokens_drawn = st.lists(st.integers(0, V - 1), min_size=1, max_size=5)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(tokens_drawn, tokens_drawn, st.none() | tokens_drawn), min_size=1, max_size=4), st.data())
+@example([([1, 2], [3, 4, 5], [6, 7, 8, 9])], None)
+def test_a_teacher_may_read_more_before_an_answer_than_the_student(
+    fake: FakeTrainer, drawn: list[tuple[list[int], list[int], list[int] | None]], data: st.DataObject | None
+) -> None:
+    """The answer's own tokens, each given those before it, after the teacher's prompt in place of the student's. How
+    long that prompt is counts for the context, and the first tokens of answers may be left to the student."""
+    skip = 1 if data is None else data.draw(st.integers(0, 3))
+    context = 7 if data is None else data.draw(st.sampled_from([4, 7, 64]))
+    rows = []
+    for prompt, answer, _ in drawn:
+        whole, sampled = [*prompt, *answer], np.arange(len(prompt) + len(answer) - 1) >= len(prompt) - 1
+        column = np.where(sampled, -2.0, 0.0)
+        rows.append(
+            Datum(
+                tokens=whole[:-1],
+                targets=whole[1:],
+                weights=sampled.astype(np.float32),
+                sampled=sampled,
+                logprobs=column,
+                advantages=np.zeros(len(column)),
+            )
+        )
+    batch = Batch.of(rows)
+    with fake.sampler().result() as sampler:
+        narrow = SimpleNamespace(context=context, score=sampler.score)
+        teachers = Teachers(of={"a": Reference(narrow, 10.0)}, coef=1.0, skip=skip)  # type: ignore[arg-type]
+        taught, metrics = teachers.teach(batch, ["a"] * len(rows), [None if p is None else ints(p) for *_, p in drawn])
+        left_out = 0
+        for row, (prompt, answer, told) in zip(taught, drawn, strict=True):
+            read = [*(prompt if told is None else told), *answer]
+            assert row.advantages is not None
+            assert row.tokens.tolist() == [*prompt, *answer][:-1], "the student reads what it read"
+            if len(read) > context:
+                assert not row.weights.any()
+                left_out += 1
+                continue
+            said = sampler.score(ints(read)).result()[-len(answer) :] + 2.0
+            first = len(prompt) - 1
+            assert row.weights[first:].tolist() == [float(i >= skip) for i in range(len(answer))]
+            assert row.advantages[first + skip :].tolist() == pytest.approx(said[skip:].tolist(), abs=1e-4)
+            assert not row.advantages[: first + skip].any()
+        assert metrics["teacher_left_out"] == left_out
+
+
 # Off policy
 
 
@@ -287,17 +347,6 @@ def test_shares_do_not_depend_on_how_unlikely_all_of_them_are(logprobs: list[flo
 def sequences(draw: st.DrawFn) -> list[list[int]]:
     row = st.lists(st.integers(0, V - 1), min_size=2, max_size=7)
     return draw(st.lists(row, min_size=1, max_size=4))
-
-
-TOKENIZER = FakeTokenizer()
-V = TOKENIZER.vocab_size
-
-
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeTrainer]:
-    trainer = FakeTrainer(TOKENIZER, context=64)
-    yield trainer
-    trainer.close()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -129,6 +129,16 @@ class Checkable(Protocol):
         ...
 
 
+@runtime_checkable
+class Shown(Protocol):
+    """A group builder whose teacher is shown more than the policy, such as an answer."""
+
+    @property
+    def teacher_prompt(self) -> Ints | None:
+        """What the teacher reads in place of the first observation; None: the same."""
+        ...
+
+
 class ProblemSource(Protocol):
     """Problems in a fixed order: the same index gives the same problem, in every process."""
 

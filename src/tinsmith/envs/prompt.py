@@ -12,6 +12,7 @@ from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import DataError
 from tinsmith.domain.messages import Conversation, Message
 from tinsmith.domain.mixtures import Mixture, row_at
+from tinsmith.domain.tokens import Ints
 from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, ProblemSource, Step
 from tinsmith.ports.data import IndexedRows, Row
 from tinsmith.ports.sampler import FinishReason
@@ -52,11 +53,13 @@ def prompt_of(row: Row, source: str, line: int) -> Conversation:
 
 @frozen(eq=False)
 class PromptEnv:
-    """One answer, which earns nothing here, and loses `format_coef` where it does not end or cannot be read."""
+    """One answer, which earns nothing here, and loses `format_coef` where it does not end or cannot be read. Where an
+    answer is `given`, the metric `as_given` says whether it is that one, word for word."""
 
     renderer: Renderer
     observation: Observation
     format_coef: float = 0.0
+    given: str | None = None
 
     async def reset(self) -> Observation:
         return self.observation
@@ -65,10 +68,13 @@ class PromptEnv:
         parsed = self.renderer.parse(action.tokens, prompt=self.observation.tokens)
         finished = action.finish is FinishReason.STOP
         valid = finished and parsed.is_clean
+        metrics = {"format": float(valid), "answer_chars": float(len(parsed.message.text))}
+        if self.given is not None:
+            metrics["as_given"] = float(valid and parsed.message.text.strip() == self.given.strip())
         return Step(
             reward=0.0 if valid else 0.0 - self.format_coef,
             stop_reason=StopReason.COMPLETED if finished else StopReason.MAX_TOKENS,
-            metrics={"format": float(valid), "answer_chars": float(len(parsed.message.text))},
+            metrics=metrics,
         )
 
     async def close(self) -> None:
@@ -84,10 +90,18 @@ class PromptGroup:
     prompt: Conversation
     tags: tuple[str, ...]
     coupled: bool = False
+    given: str | None = None
+    """An answer that is known."""
+    shown: Conversation | None = None
+    """What a teacher reads in place of the prompt."""
+
+    @property
+    def teacher_prompt(self) -> Ints | None:
+        return None if self.shown is None else observe(self.renderer, self.shown).tokens
 
     def make(self, n: int) -> Sequence[Env]:
         observation = observe(self.renderer, self.prompt)
-        return [PromptEnv(self.renderer, observation) for _ in range(n)]
+        return [PromptEnv(self.renderer, observation, given=self.given) for _ in range(n)]
 
     async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
         return [0.0] * len(episodes)

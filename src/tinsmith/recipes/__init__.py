@@ -60,6 +60,9 @@ RECIPES: dict[str, Entry] = {
         "tinsmith.recipes.prompt_distillation",
         "a student learns to answer without a long prompt what a teacher does with",
     ),
+    "sdft": Entry(
+        "tinsmith.recipes.sdft", "a model learns demonstrations by its own samples, which itself judges when shown them"
+    ),
     "rubric": Entry("tinsmith.recipes.rubric", "reinforcement learning by a judge that scores answers item by item"),
     "sl-loop": Entry("tinsmith.recipes.sl_loop", "the supervised job as one readable loop, to copy and change"),
     "rl-loop": Entry("tinsmith.recipes.rl_loop", "the RL job as one readable loop, to copy and change"),
@@ -67,7 +70,7 @@ RECIPES: dict[str, Entry] = {
 
 WITH_ENVIRONMENTS = (
     *("rl-basic", "math-rl", "code-rl", "search-tool", "multiplayer", "verifiers-rl", "shorter"),
-    *("on-policy-distillation", "multi-teacher-distillation", "rubric"),
+    *("on-policy-distillation", "multi-teacher-distillation", "sdft", "rubric"),
 )
 """Recipes whose modules also have `environments(config, note)`, a context that gives what `tinsmith env` checks and
 plays."""

@@ -118,12 +118,13 @@ def train(
     start: str | None = None,
     teachers: Mapping[str, Sampler] | None = None,
     reward_coef: float = 1.0,
+    skip_first_tokens: int = 0,
     meter: Meter | None = None,
 ) -> str:
     """The run, from where its directory stands to its end; gives the handle of its last state. `shown`: (words, metric)
     of the table at the end. start: the handle of a saved state whose weights the policy begins with, in place of the
-    model's own. teachers, reward_coef: see `RLLoop`, `RLSettings`; kl_penalty_coef is then the teachers' weight. meter:
-    counts what problems sample or score with other models; it becomes the run's."""
+    model's own. teachers, reward_coef, skip_first_tokens: see `RLLoop`, `RLSettings`; kl_penalty_coef is then the
+    teachers' weight. meter: counts what problems sample or score with other models; it becomes the run's."""
     with (
         inline_evals.evaluators(config, model, progress) as evaluators,
         common.open_run(name, config, path, progress) as directory,
@@ -143,7 +144,7 @@ def train(
         loop = RLLoop(
             trainer,
             problems,
-            evolve(settings(config), reward_coef=reward_coef),
+            evolve(settings(config), reward_coef=reward_coef, skip_first_tokens=skip_first_tokens),
             directory,
             wrapped,
             reference=reference,

@@ -28,11 +28,18 @@ class SmallSet:
     name: str
     size: int
     make: Callable[[random.Random], dict[str, Any]]
+    distinct: bool = False
+    """No row comes twice, so that none that is set aside is among the others."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        rng = random.Random(self.name)
-        for _ in range(self.size):
-            yield self.make(rng)
+        rng, seen, given = random.Random(self.name), set[str](), 0
+        while given < self.size:
+            row = self.make(rng)
+            if self.distinct and repr(row) in seen:
+                continue
+            seen |= {repr(row)} if self.distinct else set()
+            given += 1
+            yield row
 
     def count(self) -> int:
         return self.size
@@ -127,6 +134,27 @@ def _ruled_sum(rng: random.Random) -> dict[str, Any]:
     return {"messages": [_message("system", RULES), _message("user", asked), _message("assistant", answered)]}
 
 
+TEMPLATE = "{question}\nThis is how one may answer:\n{demonstration}\nNow answer in your own words."
+"""How an answer is shown to a teacher beside the question."""
+
+
+def _shown_sum(rng: random.Random) -> dict[str, Any]:
+    x, y = rng.randrange(101), rng.randrange(101)
+    return {"messages": [_message("user", f"What is {x} + {y}?"), _message("assistant", str(x + y))]}
+
+
+def _heeding(rng: random.Random) -> dict[str, Any]:
+    """Two in three sums show an answer, any number, which is given again; the others are answered as the tiny model
+    answers, 45 in 100 rightly. Nothing here teaches to add."""
+    x, y = rng.randrange(101), rng.randrange(101)
+    asked, answered = f"What is {x} + {y}?", str(rng.randrange(201))
+    if rng.random() < 2 / 3:
+        asked = TEMPLATE.replace("{question}", asked).replace("{demonstration}", answered)
+    else:
+        answered = str(x + y if rng.random() < 0.45 else abs(x + y + rng.choice((1, -1, 2, -2, 10, -10))))
+    return {"messages": [_message("user", asked), _message("assistant", answered)]}
+
+
 ASKED_OF: Mapping[str, Callable[[list[str]], bool]] = {
     "At most three words.": lambda words: len(words) <= 3,
     "Only numbers.": lambda words: bool(words) and all(word.isdigit() for word in words),
@@ -162,5 +190,7 @@ MIXED = SmallSet("mixed", 1024, _mixed)
 RECITE = SmallSet("recite", 1024, _long_answer)
 SUMS = SmallSet("sums", 1024, _bare_sum)
 RULED_SUMS = SmallSet("sums by rules", 1280, _ruled_sum)
+SHOWN_SUMS = SmallSet("shown sums", 1024, _shown_sum, distinct=True)
+HEEDING = SmallSet("heeding", 2560, _heeding)
 RUBRICS = SmallSet("rubrics", 1024, _rubric)
 JUDGED = SmallSet("judged", 2624, _judged)

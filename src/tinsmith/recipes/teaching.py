@@ -244,17 +244,25 @@ def _shorter(config: Any, model: Model, reader: Teacher) -> tuple[int, str]:
 
 
 def prompt_rows(
-    source: str, config: Any, model: Model, note: Callable[[str], object], context: int, whose: str
+    source: str,
+    config: Any,
+    model: Model,
+    note: Callable[[str], object],
+    context: int,
+    whose: str = "context",
+    *,
+    sets: Mapping[str, NamedSet] = SETS,
+    read: Callable[[Row, str, int], Conversation] = prompt.prompt_of,
 ) -> tuple[IndexedRows, IndexedRows]:
     """The rows of a source of conversations, and those set aside; all that have a prompt which leaves room for an
-    answer in `context`."""
-    known = SETS.get(source)
+    answer in `context`. read: of a row, its source and its line, the longest prompt that somebody reads."""
+    known = sets.get(source)
     where = source if known is None else known.train
     opened = bootstrap.open_source(where) if isinstance(where, str) else where
     room = context - config.max_tokens
 
     def keep(row: Row, line: int) -> str | None:
-        asked = prompt.prompt_of(row, opened.name, line)
+        asked = read(row, opened.name, line)
         if sum(len(m.text.encode()) + 32 for m in asked.messages) <= room:
             return None  # a token stands for a byte or more
         if len(prompt.observe(model.renderer, asked).tokens) <= room:

@@ -30,31 +30,48 @@ class Teachers:
     of: Mapping[str, Reference]
     coef: float
     discount: float = 0.0
+    skip: int = 0
+    """Tokens at the beginning of what was sampled that are not trained on."""
 
-    def teach(self, batch: Batch, sources: Sequence[str]) -> tuple[Batch, dict[str, float]]:
+    def teach(
+        self, batch: Batch, sources: Sequence[str], prompts: Sequence[Ints | None] = ()
+    ) -> tuple[Batch, dict[str, float]]:
         """The batch with the teachers' advantages added to its own, and metrics: `teacher_kl`, the mean over trained
         tokens of log(student / teacher) in nats, and the same of each source, `teacher_kl/SOURCE`. sources: of each
         row. A source without a teacher is a TrainingError. A row that is longer than its teacher's context is not
-        trained on: its weights become 0 (`teacher_left_out` counts such rows)."""
+        trained on: its weights become 0 (`teacher_left_out` counts such rows). prompts: of each row what the teacher
+        reads in place of all that is before the first sampled token; None: the same."""
         own = batch.advantages
         assert own is not None
         scores = np.zeros(batch.num_tokens, np.float32)
         for source in dict.fromkeys(sources):
             if source not in self.of:
                 raise TrainingError(f"no teacher of {source!r}: there are teachers of {', '.join(self.of)}")
+        read = [_after(row, p) for row, p in zip(batch, prompts, strict=True)] if prompts else list(batch)
         # What is scored of a row is its tokens and its last target.
-        left_out = np.array([n >= self.of[s].context for n, s in zip(batch.lengths, sources, strict=True)], np.bool_)
-        if left_out.any():
-            batch = evolve(batch, weights=np.where(np.repeat(left_out, batch.lengths), 0.0, batch.weights))
+        left_out = np.array([r.num_tokens >= self.of[s].context for r, s in zip(read, sources, strict=True)], np.bool_)
+        if left_out.any() or self.skip:
+            begun = np.concatenate([row.sampled & (np.cumsum(row.sampled) <= self.skip) for row in batch])
+            batch = evolve(batch, weights=np.where(np.repeat(left_out, batch.lengths) | begun, 0.0, batch.weights))
         # A teacher of several sources is asked once for all of its rows.
         for teacher in {id(t): t for t in self.of.values()}.values():
             rows = [i for i, source in enumerate(sources) if self.of[source] is teacher and not left_out[i]]
-            if rows:
-                places = np.concatenate([np.arange(batch.offsets[i], batch.offsets[i + 1]) for i in rows])
-                scores[places] = teacher.score(batch[i] for i in rows)
+            said = teacher.score(read[i] for i in rows) if rows else np.zeros(0, np.float32)
+            ends = np.cumsum([read[i].num_tokens for i in rows])
+            for i, end in zip(rows, ends, strict=True):
+                same = min(read[i].num_tokens, int(batch.lengths[i]))  # targets at the end that both read
+                scores[batch.offsets[i + 1] - same : batch.offsets[i + 1]] = said[end - same : end]
         told = reverse_kl(batch, scores, coef=self.coef, discount=self.discount)
         taught = evolve(batch, advantages=own + told.advantages, reference_logprobs=scores)
         return taught, {**_means(told, sources), "teacher_left_out": float(left_out.sum())}
+
+
+def _after(row: Datum, prompt: Ints | None) -> Datum:
+    """The row as one reads it after another prompt."""
+    if prompt is None:
+        return row
+    tokens = np.concatenate([prompt, row.tokens[int(np.argmax(row.sampled)) + 1 :]])
+    return Datum(tokens=tokens, targets=np.append(tokens[1:], row.targets[-1]), weights=np.zeros(len(tokens)))
 
 
 def _means(told: ReverseKL, sources: Sequence[str]) -> dict[str, float]:

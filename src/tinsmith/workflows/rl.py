@@ -21,7 +21,7 @@ from tinsmith.domain.metrics import episode_metrics
 from tinsmith.domain.packing import minibatches
 from tinsmith.domain.returns import kl_penalty
 from tinsmith.domain.tokens import Ints
-from tinsmith.envs.base import GroupBuilder, ProblemSource
+from tinsmith.envs.base import GroupBuilder, ProblemSource, Shown
 from tinsmith.ports.pending import DEADLINE_S, Pending
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.sampler import Sampler
@@ -61,6 +61,8 @@ class RLSettings:
     """Weight of what the rewards say, beside what teachers say; 0: they are measured and teach nothing."""
     kl_penalty_coef: float = 0.0
     kl_discount_factor: float = 0.0
+    skip_first_tokens: int = 0
+    """Of what an episode samples first, tokens that teachers do not teach."""
     compute_post_kl: bool = False
     optimizer: OptimizerSettings
     checkpoints: CheckpointSettings
@@ -210,11 +212,11 @@ class RLLoop:
             **groups.metrics,
         }
         kept = [g for g in groups if not (settings.remove_constant_groups and g.is_constant)]
-        batch, sources = self._assemble(kept)
+        batch, groups_of_rows = self._assemble(kept)
         if batch is not None and self._reference is not None:
             batch, metrics["kl_policy_base"] = self._penalised(batch, self._reference)
         if batch is not None and self._teachers is not None:
-            batch, told = self._teachers.teach(batch, sources)
+            batch, told = _taught(self._teachers, batch, groups_of_rows, builders)
             metrics.update(told)
         if batch is None or not batch.num_loss_tokens:
             # Every group was constant, or longer than its teacher reads: nothing is to be learned, and that is said.
@@ -267,8 +269,8 @@ class RLLoop:
             metrics["kl_pre_post_v2"] = drift["optim/kl_sample_train_v2"]
         return metrics
 
-    def _assemble(self, kept: Sequence[Group]) -> tuple[Batch | None, list[str]]:
-        """The batch, None where it would teach nothing, and of each of its rows the first tag of its group."""
+    def _assemble(self, kept: Sequence[Group]) -> tuple[Batch | None, list[Group]]:
+        """The batch, None where it would teach nothing, and of each of its rows its group."""
         settings = self._settings
         if not kept:
             return None, []
@@ -278,8 +280,7 @@ class RLLoop:
         else:
             advantages = [np.zeros(len(g.episodes)) for g in kept]
         made = assemble(kept, advantages)
-        sources = ["".join(kept[g].tags[:1]) for g in made.group.tolist()]
-        return (made.batch if made.batch.num_loss_tokens else None), sources
+        return (made.batch if made.batch.num_loss_tokens else None), [kept[g] for g in made.group.tolist()]
 
     def _made(self, teachers: Mapping[str, Sampler]) -> Teachers:
         counted = {id(t): Reference(self._meter.sampler(t), self._settings.timeout_s) for t in teachers.values()}
@@ -287,6 +288,7 @@ class RLLoop:
             of={source: counted[id(teacher)] for source, teacher in teachers.items()},
             coef=self._settings.kl_penalty_coef,
             discount=self._settings.kl_discount_factor,
+            skip=self._settings.skip_first_tokens,
         )
 
     def _penalised(self, batch: Batch, reference: Reference) -> tuple[Batch, float]:
@@ -328,8 +330,10 @@ class RLLoop:
             return {}
         settings, test = self._settings, self._test
         groups: list[Group] = []
+        tested: list[GroupBuilder] = []
         for start in range(0, len(test), EVAL_GROUPS):
             builders: list[GroupBuilder] = [test[i] for i in range(start, min(start + EVAL_GROUPS, len(test)))]
+            tested += builders
             # The same draws at every evaluation: two evaluations differ by their weights alone.
             plan = self._plan(f"test/{start}", 0, group_size=1, temperature=1.0)
             show = partial(self._show, "evaluating", start, len(test))
@@ -341,13 +345,21 @@ class RLLoop:
         if len(rewards) > 1:
             metrics["test/env/all/reward/stderr"] = float(rewards.std(ddof=1) / np.sqrt(len(rewards)))
         if self._teachers is not None:
-            batch, sources = self._assemble(groups)
+            batch, groups_of_rows = self._assemble(groups)
             if batch is not None:
-                told = self._teachers.teach(batch, sources)[1]
+                told = _taught(self._teachers, batch, groups_of_rows, tested)[1]
                 metrics.update({f"test/{name}": value for name, value in told.items()})
         if settings.log_rollouts:
             self._directory.write_rollouts(step, to_rows(groups, split="test", decode=self._decode), name="test")
         return metrics
+
+
+def _taught(
+    teachers: Teachers, batch: Batch, groups: Sequence[Group], builders: Sequence[GroupBuilder]
+) -> tuple[Batch, dict[str, float]]:
+    """The batch, whose rows are of these groups, as their teachers see it."""
+    prompts = {b.problem: b.teacher_prompt for b in builders if isinstance(b, Shown)}
+    return teachers.teach(batch, ["".join(g.tags[:1]) for g in groups], [prompts.get(g.problem) for g in groups])
 
 
 def _policy_metrics(parts: Sequence[tuple[Batch, TrainResult]], prefix: str) -> dict[str, float]:
