@@ -53,6 +53,12 @@ def test_a_bad_row_is_named_by_file_and_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_list_in_a_file_of_lines_says_what_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "chats.jsonl"
+    data.write_text(json.dumps([GOOD, GOOD]))
+    assert "named .json" in refused(capsys, "sl-basic", f"data={data}")
+
+
 def test_nothing_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write(tmp_path / "chats.jsonl", {"messages": [{"role": "user", "content": "hi"}]})
     assert "anything to train on" in refused(capsys, "sl-basic", f"data={data}")

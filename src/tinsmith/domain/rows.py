@@ -56,7 +56,8 @@ def check_row(value: Any, *, source: str, line: int | None, where: str = "") -> 
     """`value`, if it is an object."""
     if not isinstance(value, dict):
         kind = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
-        raise DataError(f"{where}{kind}, but a row is a JSON object", source=source, line=line)
+        way = "; a file that is one list of rows is named .json" if kind == "a list" and line == 1 and not where else ""
+        raise DataError(f"{where}{kind}, but a row is a JSON object{way}", source=source, line=line)
     return value
 
 

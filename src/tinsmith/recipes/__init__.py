@@ -58,7 +58,7 @@ RECIPES: dict[str, Entry] = {
     ),
     "prompt-distillation": Entry(
         "tinsmith.recipes.prompt_distillation",
-        "a student learns to answer without a long prompt what a teacher does with",
+        "a student learns to answer without a long prompt as a teacher does with it",
     ),
     "sdft": Entry(
         "tinsmith.recipes.sdft", "a model learns demonstrations by its own samples, which itself judges when shown them"

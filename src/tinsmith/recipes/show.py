@@ -63,11 +63,16 @@ def run(config: Config, ui: Progress) -> int:
         ui.note(visible(note))
     ui.note(
         f"{visible(str(out))}: {page.steps} {page.unit}, {page.episodes:,} episodes, {page.tokens:,} tokens; "
-        f"{len(page.data) / 1e6:.1f} MB in {time.perf_counter() - began:.1f} s"
+        f"{_size(len(page.data))} in {time.perf_counter() - began:.1f} s"
     )
     if config.open:
         webbrowser.open(out.as_uri())
     return 0
+
+
+def _size(num_bytes: int) -> str:
+    """E.g. "12 kB", "3.4 MB"."""
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
 
 
 def check(config: Config) -> Iterable[Any]:
