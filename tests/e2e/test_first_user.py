@@ -144,6 +144,8 @@ def test_a_run_directory_is_no_model_and_says_where_its_model_is(
     capsys.readouterr()
     with pytest.raises(ModelNotFoundError, match="run directory"):
         ts.load_model(run)
+    assert main(["sl-basic", f"data={chats}", f"model={run / 'final'}"]) == 2
+    assert "is an adapter, not a model" in capsys.readouterr().err
 
 
 def test_problems_that_are_refused_are_named_by_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,11 @@
 """Object stores by URL: URLs stay URLs, and an error is one line that says what to set. Only loopback is used."""
 
+import functools
 import gzip
 import sys
+import threading
 import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -51,6 +54,16 @@ def test_stores_of_each_cloud_are_made_without_a_request(obstore):
     assert ObjectStore("s3://bucket/a", region="eu-west-1").url == "s3://bucket/a"
     assert ObjectStore("gs://bucket/a/").url == "gs://bucket/a"
     assert ObjectStore("az://container", account_name="account", account_key="a2V5").url == "az://container"
+
+
+def test_a_file_of_a_server_without_encryption_is_read_where_it_is_asked_for(obstore, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n')
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        rows = list(object_rows(f"http://127.0.0.1:{server.server_address[1]}/rows.jsonl"))
+        server.shutdown()
+    assert rows == [{"a": 1}]
 
 
 def test_missing_credentials_are_named_in_one_line(obstore):

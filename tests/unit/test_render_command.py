@@ -99,6 +99,9 @@ def test_mistakes_are_named(file: Path, tmp_path: Path, capsys: pytest.CaptureFi
     bad.write_text(json.dumps({"messages": [TURN[0], {"role": "tool", "content": "2"}]}))
     assert cli.main(["render", str(bad), "renderer=qwen3"]) == 2
     assert "bad.jsonl, line 1: message 1 is a tool result, but no message" in capsys.readouterr().err
+    bad.write_text("")
+    assert cli.main(["render", str(bad)]) == 2
+    assert "bad.jsonl: the file is empty" in capsys.readouterr().err
 
 
 def test_a_question_alone_has_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -389,4 +389,9 @@ def model_path(name: str) -> Path:
         final = path / "final"
         trained = f"its trained model is {final}" if final.exists() else "it has no final/, where a trained model goes"
         raise ModelNotFoundError(f"{name} is a run directory, not a model; {trained}")
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise ModelNotFoundError(
+            f"{name} is an adapter, not a model: merge it with its base model (PEFT's merge_and_unload), or train with "
+            "export=merged, whose final/ is a model"
+        )
     return path

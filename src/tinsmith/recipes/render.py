@@ -11,7 +11,7 @@ from attrs import frozen
 from tinsmith import bootstrap, rendering
 from tinsmith.config import option
 from tinsmith.domain.chat_rows import conversation_from_row
-from tinsmith.domain.errors import ConfigError, RenderError
+from tinsmith.domain.errors import ConfigError, DataError, RenderError
 from tinsmith.domain.messages import Conversation
 from tinsmith.ports.progress import Progress
 from tinsmith.ports.tokenizer import Tokenizer
@@ -54,6 +54,8 @@ def run(config: Config, ui: Progress) -> int:
             raise RenderError(f"{where}: {error}") from None
         differ += apart is not None
         _show(config, ui, number, tokenizer, viewed, apart)
+    if not total:
+        raise DataError("the file is empty: there is no conversation in it", source=config.file)
     if config.format == "html":
         print(PAGE_END, end="")
     if template is not None and config.format in ("text", "weights"):

@@ -68,6 +68,8 @@ class ObjectStore:
             raise ConfigError(f"{url!r}: not the URL of an object store ({', '.join(SCHEMES)})")
         if self._scheme in ("s3", "gs", "az", "abfs", "abfss", "http", "https"):
             options.setdefault("retry_config", _RETRY)
+        if self._scheme == "http":  # asked for by name; obstore refuses what is not encrypted
+            options["client_options"] = {"allow_http": True, **options.get("client_options", {})}
         if self._scheme == "file":
             options.setdefault("mkdir", True)
         self._store = self._attempt(lambda: obstore.store.from_url(url, **options), "")
