@@ -1,8 +1,8 @@
 """The contract of every chat format.
 
-A format is a class with a few things of its own: what it holds (`needs`, `roles`, `thinks`, `calls_tools`,
-`placeholders`), `stop`, `is_prefix_stable`, how it writes messages (`_write`, `_write_header`), and how it reads a
-completion (`_read`). Everything else follows here, the same for all.
+A format is a class with a few things of its own: what it holds (`needs`, `ends`, `roles`, `thinks`, `calls_tools`,
+`keeps_unread_calls`, `placeholders`), `is_prefix_stable`, how it writes messages (`_write`, `_write_header`), and how
+it reads a completion (`_read`). Everything else follows here, the same for all.
 """
 
 from __future__ import annotations
@@ -38,12 +38,16 @@ class Renderer(ABC):
 
     needs: tuple[str, ...] = ()
     """Control tokens without which the format cannot be written."""
+    ends: tuple[str, ...] = ()
+    """Those of them that end an answer, beside those that the tokenizer says do."""
     roles: tuple[str, ...] = ("system", "user", "assistant", "tool")
     """Roles that the format has a form for."""
     thinks: bool = True
     """It has a form for thinking."""
     calls_tools: bool = True
     """It has a form for tools, calls and results."""
+    keeps_unread_calls: bool = True
+    """It has a form for a call that could not be read."""
     placeholders: Mapping[type[MediaPart], str] = {}
     """The kinds of media that the format takes, each with the control token that stands for one."""
     thinking_marks: tuple[str, str] | None = None
@@ -60,13 +64,15 @@ class Renderer(ABC):
             )
         self.name = name
         self.tokenizer = tokenizer
+        self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
         self._script: type[Script] = Script
 
     # What a format says.
 
     @property
-    @abstractmethod
-    def stop(self) -> Stop: ...
+    def stop(self) -> Stop:
+        """What ends an answer."""
+        return Stop(ids=tuple(dict.fromkeys((*(self._id[t] for t in self.ends), *self.tokenizer.eos_ids))))
 
     @abstractmethod
     def _read(self, ids: Ints, hints: Hints) -> Parsed:
@@ -291,6 +297,8 @@ class Renderer(ABC):
             raise RenderError(f"message {index}: {self.name} has no form for thinking")
         if (message.tool_calls or message.unparsed_tool_calls) and not self.calls_tools:
             raise RenderError(f"message {index}: {self.name} has no form for tool calls")
+        if message.unparsed_tool_calls and not self.keeps_unread_calls:
+            raise RenderError(f"message {index}: {self.name} has no form for a tool call that cannot be read")
         for part in message.media:
             if type(part) not in self.placeholders:
                 what = type(part).__name__.removesuffix("Part").lower()

@@ -12,7 +12,7 @@ from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed
 from tinsmith.rendering.script import Script
 
 _START, _END = "<|im_start|>", "<|im_end|>"
@@ -21,6 +21,7 @@ SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Huggin
 
 class ChatML(Renderer):
     needs = (_START, _END)
+    ends = (_END,)
     roles = ("system", "user", "assistant")
     thinks = False
     calls_tools = False
@@ -28,11 +29,6 @@ class ChatML(Renderer):
     def __init__(self, name: str, tokenizer: Tokenizer, default_system: str | None = None) -> None:
         super().__init__(name, tokenizer)
         self._default_system = default_system
-        self._end = tokenizer.special_tokens[_END]
-
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((self._end, *self.tokenizer.eos_ids))))
 
     def _write(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], start: int) -> None:
         if start == 0 and self._default_system is not None and messages and messages[0].role != "system":
@@ -59,7 +55,7 @@ class ChatML(Renderer):
         out.text("\n")
 
     def _read(self, ids: Ints, hints: Hints) -> Parsed:
-        framed = frame(ids, self.tokenizer, stop_ids=(self._end,))
+        framed = frame(ids, self.tokenizer, stop_ids=(self._id[_END],))
         return Parsed(Message("assistant", self.tokenizer.decode(framed.body)), framed.termination, framed.failures)
 
 

@@ -28,7 +28,7 @@ from tinsmith.rendering.answers import (
 )
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed
 from tinsmith.rendering.script import Script
 
 _BOS, _EOS, _USER, _ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
@@ -53,24 +53,19 @@ class DeepSeekV3(Renderer):
         *(_BOS, _EOS, _USER, _ASSISTANT, _THINK, _THOUGHT),
         *(_CALLS, _CALLED, _CALL, _CALL_END, _SEP, _RESULT, _RESULT_END),
     )
+    ends = (_EOS,)
+    keeps_unread_calls = False
 
     def __init__(self, name: str, tokenizer: Tokenizer, thinks: bool, declare_tools: bool = False) -> None:
         super().__init__(name, tokenizer)
         self._thinking = thinks
         self.is_prefix_stable = not thinks
         self._declare_tools = declare_tools
-        self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
-
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((self._id[_EOS], *self.tokenizer.eos_ids))))
 
     # Writing.
 
     def _check(self, index: int, message: Message) -> None:
         check_thinking_first(self.name, index, message)
-        if message.unparsed_tool_calls:
-            raise RenderError(f"message {index}: {self.name} has no form for a tool call that cannot be read")
 
     def _write(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], start: int) -> None:
         count = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))

@@ -14,7 +14,7 @@ from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed
 from tinsmith.rendering.script import Script
 
 _BOS, _START, _END, _IMAGE = "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>"
@@ -22,6 +22,7 @@ _BOS, _START, _END, _IMAGE = "<bos>", "<start_of_turn>", "<end_of_turn>", "<star
 
 class Gemma3(Renderer):
     needs = (_BOS, _START, _END)
+    ends = (_END,)
     roles = ("system", "user", "assistant")
     thinks = False
     calls_tools = False
@@ -30,11 +31,6 @@ class Gemma3(Renderer):
         if _IMAGE in tokenizer.special_tokens:  # the smallest model has none
             self.placeholders = {ImagePart: _IMAGE}
         super().__init__(name, tokenizer)
-        self._end = tokenizer.special_tokens[_END]
-
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((self._end, *self.tokenizer.eos_ids))))
 
     def _check(self, index: int, message: Message) -> None:
         if message.role == "system" and index > 0:
@@ -92,7 +88,7 @@ class Gemma3(Renderer):
         return text == text.strip() and [m.role for m in new] == ["user"]
 
     def _read(self, ids: Ints, hints: Hints) -> Parsed:
-        framed = frame(ids, self.tokenizer, stop_ids=(self._end,))
+        framed = frame(ids, self.tokenizer, stop_ids=(self._id[_END],))
         return Parsed(Message("assistant", self.tokenizer.decode(framed.body)), framed.termination, framed.failures)
 
 

@@ -32,7 +32,7 @@ from tinsmith.rendering.answers import (
 )
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Failure, Hints, Origin, Parsed, Stop
+from tinsmith.rendering.records import Failure, Hints, Origin, Parsed
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.xml_calls import arguments_of
 
@@ -60,24 +60,19 @@ class Glm4(Renderer):
         *("[gMASK]", "<sop>", *_OPENERS.values(), _THINK, _THOUGHT, _CALL, _CALLED),
         *(_KEY, _KEY_END, _VALUE, _VALUE_END, _RESULT, _RESULTED),
     )
+    ends = ("<|user|>", "<|observation|>")
+    keeps_unread_calls = False
 
     def __init__(self, name: str, tokenizer: Tokenizer, thinks: bool) -> None:
         super().__init__(name, tokenizer)
         self._thinking = thinks
         self.is_prefix_stable = not thinks
-        self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
         self._stops = (self._id["<|user|>"], self._id["<|observation|>"])
-
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((*self._stops, *self.tokenizer.eos_ids))))
 
     # Writing.
 
     def _check(self, index: int, message: Message) -> None:
         check_thinking_first(self.name, index, message)
-        if message.unparsed_tool_calls:
-            raise RenderError(f"message {index}: {self.name} has no form for a tool call that cannot be read")
         for call in message.tool_calls:
             if arguments_of(call) is None:
                 raise RenderError(f"message {index}: the arguments of {call.name!r} are no JSON object")

@@ -29,7 +29,7 @@ from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import answer, check_thinking_first, failure_of, read_arguments, structural
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Failure, Hints, Origin, Parsed, Stop, Termination
+from tinsmith.rendering.records import Failure, Hints, Origin, Parsed, Termination
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.typescript import namespace
 
@@ -43,6 +43,8 @@ _TO = re.compile(r"\bto=(\S+)")
 
 class GptOss(Renderer):
     needs = (_START, _END, _MESSAGE, _CHANNEL, _CONSTRAIN, _RETURN, _CALL)
+    ends = (_RETURN, _CALL)
+    keeps_unread_calls = False
     roles = ("system", "developer", "user", "assistant", "tool")
     is_prefix_stable = False  # the stop of a final answer is <|return|> when sampled and <|end|> in a later prompt
 
@@ -52,11 +54,6 @@ class GptOss(Renderer):
             _check_date(date)
         self._effort = effort
         self._date = date
-        self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
-
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((self._id[_RETURN], self._id[_CALL], *self.tokenizer.eos_ids))))
 
     # Writing.
 
@@ -64,8 +61,6 @@ class GptOss(Renderer):
         check_thinking_first(self.name, index, message)
         if message.role in ("system", "developer") and index > 0:
             raise RenderError(f"message {index}: {self.name} has a place for instructions only at the start")
-        if message.unparsed_tool_calls:
-            raise RenderError(f"message {index}: {self.name} has no form for a tool call that cannot be read")
         for call in message.tool_calls:
             if not re.fullmatch(r"\S+", call.name):
                 raise RenderError(f"message {index}: the tool name {call.name!r} holds white space")

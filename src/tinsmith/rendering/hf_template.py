@@ -67,6 +67,7 @@ class _Text:
 class HFTemplate(Renderer):
     thinking_marks = (_THINK, _THOUGHT)
     is_prefix_stable = False
+    keeps_unread_calls = False
     roles = ("system", "developer", "user", "assistant", "tool")
 
     def __init__(
@@ -159,7 +160,9 @@ class HFTemplate(Renderer):
         if not new or any(m.role == "assistant" for m in new):
             return None
         parsed = self.parse(completion)
-        if parsed.termination is not Termination.STOP or not self._keeps_history(any(m.role == "user" for m in new)):
+        if parsed.termination is not Termination.STOP or parsed.message.unparsed_tool_calls:
+            return None
+        if not self._keeps_history(any(m.role == "user" for m in new)):
             return None
         messages = (*_ASK, parsed.message, *new)
         self.check(messages)
@@ -292,7 +295,7 @@ class HFTemplate(Renderer):
                 )
             return None
         begin, end = len(prompt), len(until)
-        stops = [m.end() for m in self._names.finditer(until, begin) if self._id(m) in self.stop.ids]
+        stops = [m.end() for m in self._names.finditer(until, begin) if self._id_of(m) in self.stop.ids]
         if not stops:
             if last:
                 raise RenderError(f"message {i} cannot be trained: the chat template puts no control token after it")
@@ -303,7 +306,7 @@ class HFTemplate(Renderer):
             begin, end = (max(begin, inside[0]), inside[-1] + 1) if inside else (end, end)
         return (begin, end) if begin < end else None
 
-    def _id(self, match: re.Match[str]) -> int:
+    def _id_of(self, match: re.Match[str]) -> int:
         return self.tokenizer.special_tokens[match[0]]
 
     def _pieces(

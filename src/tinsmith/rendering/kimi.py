@@ -35,7 +35,7 @@ from tinsmith.rendering.answers import (
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
 from tinsmith.rendering.kimi_tools import declaration
-from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed
 from tinsmith.rendering.script import Script
 
 _SYSTEM, _USER, _ASSISTANT = "<|im_system|>", "<|im_user|>", "<|im_assistant|>"
@@ -61,6 +61,8 @@ class Kimi(Renderer):
         *(_SYSTEM, _USER, _ASSISTANT, _MIDDLE, _END),
         *(_CALLS, _CALLED, _CALL, _ARGUMENTS, _CALL_END),
     )
+    ends = (_END,)
+    keeps_unread_calls = False
     roles = ("system", "developer", "user", "assistant", "tool")
 
     def __init__(self, name: str, tokenizer: Tokenizer, thinking: Thinking, *, k25: bool = False) -> None:
@@ -78,18 +80,11 @@ class Kimi(Renderer):
             Thinking.CLOSED: (_THINK, _THOUGHT),
         }.get(thinking, ())
         self.is_prefix_stable = thinking in (Thinking.NONE, Thinking.CLOSED, Thinking.KEPT)
-        self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
-
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((self._id[_END], *self.tokenizer.eos_ids))))
 
     # Writing.
 
     def _check(self, index: int, message: Message) -> None:
         check_thinking_first(self.name, index, message)
-        if message.unparsed_tool_calls:
-            raise RenderError(f"message {index}: {self.name} has no form for a tool call that cannot be read")
 
     def _write(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], start: int) -> None:
         if start == 0:

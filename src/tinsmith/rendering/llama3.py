@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 from tinsmith.domain.messages import Message, Tool
 from tinsmith.domain.tokens import Ints
-from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed
 from tinsmith.rendering.script import Script
 
 _BEGIN, _OPEN, _CLOSE, _END = "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
@@ -22,17 +21,10 @@ _BEGIN, _OPEN, _CLOSE, _END = "<|begin_of_text|>", "<|start_header_id|>", "<|end
 
 class Llama3(Renderer):
     needs = (_BEGIN, _OPEN, _CLOSE, _END)
+    ends = (_END,)
     roles = ("system", "user", "assistant")
     thinks = False
     calls_tools = False
-
-    def __init__(self, name: str, tokenizer: Tokenizer) -> None:
-        super().__init__(name, tokenizer)
-        self._end = tokenizer.special_tokens[_END]
-
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((self._end, *self.tokenizer.eos_ids))))
 
     def _write(self, out: Script, messages: Sequence[Message], tools: Sequence[Tool], start: int) -> None:
         if start == 0:
@@ -55,7 +47,7 @@ class Llama3(Renderer):
         out.text("\n\n")
 
     def _read(self, ids: Ints, hints: Hints) -> Parsed:
-        framed = frame(ids, self.tokenizer, stop_ids=(self._end,))
+        framed = frame(ids, self.tokenizer, stop_ids=(self._id[_END],))
         return Parsed(Message("assistant", self.tokenizer.decode(framed.body)), framed.termination, framed.failures)
 
 

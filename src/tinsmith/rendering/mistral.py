@@ -37,7 +37,7 @@ from tinsmith.rendering.answers import (
 )
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed
 from tinsmith.rendering.script import Script
 
 _BOS, _EOS, _ASK, _ASKED = "<s>", "</s>", "[INST]", "[/INST]"
@@ -51,6 +51,8 @@ _THINK, _THOUGHT = "[THINK]", "[/THINK]"
 class Mistral(Renderer):
     thinking_marks = (_THINK, _THOUGHT)
     needs: tuple[str, ...] = (_BOS, _EOS, _ASK, _ASKED, _TOOLS, _TOOLS_END, _CALL, _RESULT, _RESULT_END)
+    ends = (_EOS,)
+    keeps_unread_calls = False
 
     def __init__(self, name: str, tokenizer: Tokenizer, version: int) -> None:
         self.needs = (
@@ -64,18 +66,11 @@ class Mistral(Renderer):
         self.thinks = self.is_prefix_stable = version >= 13
         super().__init__(name, tokenizer)
         self._version = version
-        self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
-
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((self._id[_EOS], *self.tokenizer.eos_ids))))
 
     # Writing.
 
     def _check(self, index: int, message: Message) -> None:
         check_thinking_first(self.name, index, message)
-        if message.unparsed_tool_calls:
-            raise RenderError(f"message {index}: {self.name} has no form for a tool call that cannot be read")
         if self._version == 3 and message.tool_calls and message.text:
             raise RenderError(f"message {index}: {self.name} has no form for text beside tool calls")
 

@@ -24,7 +24,7 @@ from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import check_thinking_first, write_marked
 from tinsmith.rendering.base import Renderer
-from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.tagged import Tags, read_answer
 from tinsmith.rendering.xml_calls import read_xml_call, write_xml_call
@@ -58,12 +58,13 @@ class Variant:
 class Nemotron3(Renderer):
     thinking_marks = (_THINK, _THOUGHT)
     needs = (_START, _END, _THINK, _THOUGHT, _CALL, _CALLED, _RESULT, _RESULTED)
+    ends = (_END,)
+    keeps_unread_calls = False
     is_prefix_stable = False  # white space around the text before a call is trimmed once a question follows
 
     def __init__(self, name: str, tokenizer: Tokenizer, variant: Variant) -> None:
         super().__init__(name, tokenizer)
         self._variant = variant
-        self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
         self._header = f"assistant\n{_THINK}\n" if variant.thinks else f"assistant\n{_THINK}{_THOUGHT}"
         self._tags = Tags(
             stop=_END,
@@ -73,14 +74,8 @@ class Nemotron3(Renderer):
             opened=variant.thinks,
         )
 
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((self._id[_END], *self.tokenizer.eos_ids))))
-
     def _check(self, index: int, message: Message) -> None:
         check_thinking_first(self.name, index, message)
-        if message.unparsed_tool_calls:
-            raise RenderError(f"message {index}: {self.name} has no form for a tool call that cannot be read")
         for call in message.tool_calls:
             try:
                 write_xml_call(call, python_values=True)

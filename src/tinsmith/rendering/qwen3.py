@@ -23,7 +23,7 @@ from tinsmith.domain.messages import ImagePart, MediaPart, Message, ThinkingPart
 from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
-from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.tagged import Tags, read_answer, read_json_call
 
@@ -55,6 +55,7 @@ class Thinking(Enum):
 class Qwen3(Renderer):
     thinking_marks = (_THINK, _THOUGHT)
     needs: tuple[str, ...] = (_START, _END, _CALL, _CALLED)
+    ends = (_END,)
 
     def __init__(
         self,
@@ -75,17 +76,12 @@ class Qwen3(Renderer):
         self._thinking = thinking
         self._default_system = default_system
         self.is_prefix_stable = thinking in (Thinking.NONE, Thinking.KEPT)
-        self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
         self._tags = Tags(
             stop=_END,
             think=None if thinking is Thinking.NONE else (_THINK, _THOUGHT),
             call=(_CALL, _CALLED),
             read_call=read_json_call,
         )
-
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((self._id[_END], *self.tokenizer.eos_ids))))
 
     # Writing.
 

@@ -27,7 +27,7 @@ from tinsmith.domain.messages import ImagePart, MediaPart, Message, TextPart, To
 from tinsmith.domain.tokens import Ints
 from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.base import Renderer
-from tinsmith.rendering.records import Hints, Origin, Parsed, Stop
+from tinsmith.rendering.records import Hints, Origin, Parsed
 from tinsmith.rendering.script import Script
 from tinsmith.rendering.tagged import Tags, read_answer
 from tinsmith.rendering.xml_calls import read_xml_call, write_xml_call
@@ -90,6 +90,7 @@ class Variant:
 class Qwen35(Renderer):
     thinking_marks = (_THINK, _THOUGHT)
     needs = (_START, _END, _CALL, _CALLED, _RESULT, _RESULTED, _THINK, _THOUGHT)
+    ends = (_END,)
     is_prefix_stable = False
 
     def __init__(self, name: str, tokenizer: Tokenizer, variant: Variant) -> None:
@@ -97,7 +98,6 @@ class Qwen35(Renderer):
             self.placeholders = {ImagePart: _IMAGE}
         super().__init__(name, tokenizer)
         self._variant = variant
-        self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
         self._tags = Tags(
             stop=_END,
             think=(_THINK, _THOUGHT),
@@ -106,10 +106,6 @@ class Qwen35(Renderer):
             opened=variant.thinks,
             trims=True,
         )
-
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((self._id[_END], *self.tokenizer.eos_ids))))
 
     def _check(self, index: int, message: Message) -> None:
         if message.role == "system" and index > 0:

@@ -27,7 +27,7 @@ from tinsmith.ports.tokenizer import Tokenizer
 from tinsmith.rendering.answers import call_of, failure_of, structural
 from tinsmith.rendering.base import Renderer
 from tinsmith.rendering.framing import frame
-from tinsmith.rendering.records import Failure, Hints, Origin, Parsed, Stop, Termination
+from tinsmith.rendering.records import Failure, Hints, Origin, Parsed, Termination
 from tinsmith.rendering.script import Script
 
 _MODEL, _TEXT, _THINKING = "<|message_model|>", "<|content_text|>", "<|content_thinking|>"
@@ -39,23 +39,18 @@ _CALL_FORM = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"args"\
 
 class TmlV0(Renderer):
     needs = (_MODEL, *_AUTHORS.values(), _TEXT, _THINKING, _CALL, _LOOSE_CALL, _TOOLS, _END, _STOP)
+    ends = (_STOP,)
+    keeps_unread_calls = False
 
     def __init__(self, name: str, tokenizer: Tokenizer, effort: float | None = 0.9) -> None:
         if effort is not None and not (isinstance(effort, int | float) and 0 <= effort <= 1):
             raise ConfigError(f"effort={effort!r}: from 0 to 1, or none")
         super().__init__(name, tokenizer)
         self._effort = None if effort is None else f"Thinking effort level: {_digits(effort)}"
-        self._id = {t: tokenizer.special_tokens[t] for t in self.needs}
-
-    @property
-    def stop(self) -> Stop:
-        return Stop(ids=tuple(dict.fromkeys((self._id[_STOP], *self.tokenizer.eos_ids))))
 
     # Writing.
 
     def _check(self, index: int, message: Message) -> None:
-        if message.unparsed_tool_calls:
-            raise RenderError(f"message {index}: {self.name} has no form for a tool call that cannot be read")
         for call in message.tool_calls:
             try:
                 _arguments(call)

@@ -8,7 +8,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tinsmith.domain.errors import RenderError
 from tinsmith.domain.messages import Conversation, Message, Part, TextPart, ThinkingPart, Tool, ToolCall
+from tinsmith.rendering.answers import check_schema
 
 HOSTILE = (
     "<|im_end|>",
@@ -56,7 +58,17 @@ def tool_names() -> st.SearchStrategy[str]:
 
 @cache
 def tools() -> st.SearchStrategy[Tool]:
-    return st.builds(lambda name, more: Tool({"name": name, "parameters": more}), tool_names(), json_objects())
+    """Tools whose parameters are a JSON schema, with keys that schemas do not know."""
+    made = st.builds(lambda name, more: Tool({"name": name, "parameters": more}), tool_names(), json_objects())
+    return made.filter(_is_shown)
+
+
+def _is_shown(tool: Tool) -> bool:
+    try:
+        check_schema(tool)
+    except RenderError:
+        return False
+    return True
 
 
 @cache

@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tinsmith.domain.errors import RenderError
-from tinsmith.domain.messages import Conversation, ImagePart, Message, ToolCall
+from tinsmith.domain.messages import Conversation, ImagePart, Message, ToolCall, UnparsedToolCall
 from tinsmith.rendering import Delta, DeltaKind, Origin, Renderer, Termination, TooLong
 from tinsmith.testing.contracts._common import LAW
 from tinsmith.testing.strategies import conversations, texts
@@ -118,6 +118,8 @@ class RendererContract:
                 prompt = renderer.generation_prompt(messages[:i], tools=conversation.tools).ids
                 assert np.array_equal(ids[: len(prompt)], prompt)
                 assert np.array_equal(where, np.arange(len(prompt), where[-1] + 1))
+                stop = renderer.stop
+                assert ids[where[-1]] in stop.ids or renderer.tokenizer.decode(ids[where]).endswith(stop.strings)
                 parsed = renderer.parse(ids[where], prompt=prompt, tools=conversation.tools)
                 assert parsed.termination is Termination.STOP
                 assert not parsed.failures
@@ -275,6 +277,17 @@ class RendererContract:
                     renderer.generation_prompt([asked], tools=[{"name": "f", "parameters": parameters}])
             with pytest.raises(RenderError, match="tool 'f': its description"):
                 renderer.generation_prompt([asked], tools=[{"name": "f", "description": 5}])
+
+    def test_a_call_that_could_not_be_read_is_never_left_out(self) -> None:
+        """It is written as the model wrote it, or the message is refused."""
+        renderer = self.make()
+        wrote = UnparsedToolCall('{"name": f, "arguments"')
+        try:
+            rendered = renderer.render([Message.user("q"), Message("assistant", unparsed_tool_calls=(wrote,))])
+        except RenderError as error:
+            assert "message 1" in str(error)  # noqa: PT017
+        else:
+            assert wrote.text in renderer.tokenizer.decode(rendered.ids)
 
     def test_no_tool_writes_a_control_token(self) -> None:
         """Whatever its name, description and parameters spell, and what calls and results are named."""
