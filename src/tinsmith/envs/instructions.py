@@ -12,9 +12,10 @@ from attrs import evolve, frozen
 
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import DataError
-from tinsmith.domain.messages import Message
+from tinsmith.domain.messages import Conversation, Message
 from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Step
 from tinsmith.envs.instruction_checks import CHECKS, RELATIONS
+from tinsmith.envs.prompt import observe
 from tinsmith.ports.data import DatasetSource, Row
 from tinsmith.ports.linguist import Linguist
 from tinsmith.ports.sampler import FinishReason
@@ -156,9 +157,7 @@ class InstructionGroup:
         return self.prompt.id
 
     def make(self, n: int) -> Sequence[Env]:
-        renderer = self.task.renderer
-        ids = renderer.generation_prompt((Message.user(self.prompt.text),)).ids
-        observation = Observation(ids, stop_ids=renderer.stop.ids, stop=renderer.stop.strings)
+        observation = observe(self.task.renderer, Conversation((Message.user(self.prompt.text),)))
         return [InstructionEnv(self.task, self.prompt, observation) for _ in range(n)]
 
     async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:

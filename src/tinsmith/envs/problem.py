@@ -8,9 +8,10 @@ from attrs import evolve, field, frozen
 
 from tinsmith.domain.episodes import Episode, StopReason
 from tinsmith.domain.errors import DataError
-from tinsmith.domain.messages import Message
+from tinsmith.domain.messages import Conversation, Message
 from tinsmith.domain.mixtures import row_at
 from tinsmith.envs.base import Action, Env, GroupBuilder, Observation, Speaker, Step
+from tinsmith.envs.prompt import observe
 from tinsmith.ports.grader import Grader
 from tinsmith.ports.sampler import FinishReason
 from tinsmith.rendering import Renderer
@@ -48,11 +49,7 @@ class ProblemTask:
         return (*self.prefix, Message.user(problem.question + self.suffix))
 
     def prompt(self, problem: Problem) -> Observation:
-        return Observation(
-            self.renderer.generation_prompt(self.messages(problem)).ids,
-            stop_ids=self.renderer.stop.ids,
-            stop=self.renderer.stop.strings,
-        )
+        return observe(self.renderer, Conversation(self.messages(problem)))
 
 
 @frozen(eq=False)

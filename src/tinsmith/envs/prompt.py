@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from attrs import field, frozen
 
@@ -53,13 +53,15 @@ def prompt_of(row: Row, source: str, line: int) -> Conversation:
 
 @frozen(eq=False)
 class PromptEnv:
-    """One answer, which earns nothing here, and loses `format_coef` where it does not end or cannot be read. Where an
-    answer is `given`, the metric `as_given` says whether it is that one, word for word."""
+    """One answer, which earns what `judge` says, and loses `format_coef` where it does not end or cannot be read. Where
+    an answer is `given`, the metric `as_given` says whether it is that one, word for word."""
 
     renderer: Renderer
     observation: Observation
     format_coef: float = 0.0
     given: str | None = None
+    judge: Callable[[Message], Awaitable[Mapping[str, float]]] | None = None
+    """Gives metrics of an answer, among them its `score`, which is earned; None: nothing is earned here."""
 
     async def reset(self) -> Observation:
         return self.observation
@@ -67,12 +69,13 @@ class PromptEnv:
     async def step(self, action: Action) -> Step:
         parsed = self.renderer.parse(action.tokens, prompt=self.observation.tokens)
         finished = action.finish is FinishReason.STOP
-        valid = finished and parsed.is_clean
-        metrics = {"format": float(valid), "answer_chars": float(len(parsed.message.text))}
+        valid = float(finished and parsed.is_clean)
+        judged = {} if self.judge is None else await self.judge(parsed.message)
+        metrics = {**judged, "format": valid, "answer_chars": float(len(parsed.message.text))}
         if self.given is not None:
             metrics["as_given"] = float(valid and parsed.message.text.strip() == self.given.strip())
         return Step(
-            reward=0.0 if valid else 0.0 - self.format_coef,
+            reward=judged.get("score", 0.0) + self.format_coef * (valid - 1.0),
             stop_reason=StopReason.COMPLETED if finished else StopReason.MAX_TOKENS,
             metrics=metrics,
         )

@@ -9,13 +9,13 @@ from typing import Literal, Protocol
 import numpy as np
 from attrs import field, frozen
 
-from tinsmith.domain.episodes import Episode, StopReason
+from tinsmith.domain.episodes import Episode
 from tinsmith.domain.errors import JudgeError, RenderError
 from tinsmith.domain.messages import Conversation, Message
 from tinsmith.domain.rubrics import NO, YES, RubricItem, RubricRow, question, total
 from tinsmith.domain.tokens import Ints
-from tinsmith.envs.base import Action, Env, Observation, Step
-from tinsmith.envs.prompt import observe
+from tinsmith.envs.base import Env
+from tinsmith.envs.prompt import PromptEnv, observe
 from tinsmith.ports.sampler import FinishReason, Sampler, SamplingParams
 from tinsmith.rendering import Renderer
 
@@ -164,44 +164,6 @@ class RubricTask:
     format_coef: float = 1.0
 
 
-@frozen(eq=False)
-class RubricEnv:
-    """One answer to one prompt."""
-
-    task: RubricTask
-    row: RubricRow
-    observation: Observation
-
-    async def reset(self) -> Observation:
-        return self.observation
-
-    async def step(self, action: Action) -> Step:
-        parsed = self.task.renderer.parse(action.tokens, prompt=self.observation.tokens)
-        finished = action.finish is FinishReason.STOP
-        valid = float(finished and parsed.is_clean)
-        verdict = await self._judged(parsed.message)
-        score = total(self.row.items, verdict.scores, self.task.aggregate)
-        return Step(
-            reward=score + self.task.format_coef * (valid - 1.0),
-            stop_reason=StopReason.COMPLETED if finished else StopReason.MAX_TOKENS,
-            metrics={
-                "score": score,
-                "format": valid,
-                "answer_chars": float(len(parsed.message.text)),
-                "judge_unreadable": float(verdict.unreadable),
-            },
-        )
-
-    async def _judged(self, answer: Message) -> Verdict:
-        try:
-            return await self.task.judge.judge(self.row.prompt, answer, self.row.items)
-        except ExceptionGroup as failed:  # of items asked together; the first is the one to tell of
-            raise failed.exceptions[0] from failed
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
 @frozen(eq=False, kw_only=True)
 class RubricGroup:
     """G answers to one prompt."""
@@ -214,7 +176,16 @@ class RubricGroup:
 
     def make(self, n: int) -> Sequence[Env]:
         observation = observe(self.task.renderer, self.row.prompt)
-        return [RubricEnv(self.task, self.row, observation) for _ in range(n)]
+        renderer, coef = self.task.renderer, self.task.format_coef
+        return [PromptEnv(renderer, observation, coef, judge=self._judged) for _ in range(n)]
+
+    async def _judged(self, answer: Message) -> dict[str, float]:
+        try:
+            verdict = await self.task.judge.judge(self.row.prompt, answer, self.row.items)
+        except ExceptionGroup as failed:  # of items asked together; the first is the one to tell of
+            raise failed.exceptions[0] from failed
+        score = total(self.row.items, verdict.scores, self.task.aggregate)
+        return {"score": score, "judge_unreadable": float(verdict.unreadable)}
 
     async def grade(self, episodes: Sequence[Episode]) -> Sequence[float]:
         return [0.0] * len(episodes)
