@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from attrs import field, frozen
+from attrs import frozen
 
 from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.datums import Datum
 from tinsmith.domain.errors import DataError, RenderError
 from tinsmith.ports.data import Row
-from tinsmith.rendering import NothingToTrain, Renderer, TooLong, TrainOn
+from tinsmith.rendering import Examples, NothingToTrain, Renderer, TooLong, TrainOn
 
 TooLongPolicy = Literal["truncate", "skip", "raise"]
 
@@ -54,11 +54,6 @@ class ChatExamples:
     train_on: TrainOn = TrainOn.ALL_ASSISTANT_MESSAGES
     max_length: int
     too_long: TooLongPolicy = "truncate"
-    _long: LeftOut = field(init=False)
-
-    @_long.default
-    def _make_long(self) -> LeftOut:
-        return LeftOut(f"are longer than {self.max_length} tokens")
 
     def __call__(self, places: Sequence[Place]) -> list[Drawn]:
         """Raises DataError, with file and line, for a row that cannot be read or rendered."""
@@ -70,17 +65,23 @@ class ChatExamples:
         )
         out: list[Drawn] = []
         for place, example in zip(places, rendered, strict=True):
-            if isinstance(example, NothingToTrain):
-                out.append(LeftOut(f"{NOTHING.why} ({example.reason})"))
-            elif isinstance(example, TooLong) and self.too_long != "raise":
-                out.append(self._long)
-            elif isinstance(example, RenderError):
-                hint = "; or too_long=truncate|skip" if isinstance(example, TooLong) else ""
-                raise DataError(f"{example}{hint}", source=place.source, line=place.line) from example
-            elif example.media:
-                raise DataError(
-                    "holds images or sounds; this trainer takes text only", source=place.source, line=place.line
-                )
-            else:
-                out.append(Example(example.datums, example.truncated))
+            taken = taken_from(example, place, self.max_length, self.too_long)
+            out.append(taken if isinstance(taken, LeftOut) else Example(taken.datums, taken.truncated))
         return out
+
+
+def taken_from(
+    rendered: Examples | RenderError, place: Place, max_length: int, too_long: TooLongPolicy
+) -> Examples | LeftOut:
+    """What the row at a place rendered to, where it can be trained. Raises DataError for a row that cannot be rendered,
+    and for one that is too long where that is refused."""
+    if isinstance(rendered, NothingToTrain):
+        return LeftOut(f"{NOTHING.why} ({rendered.reason})")
+    if isinstance(rendered, TooLong) and too_long != "raise":
+        return LeftOut(f"are longer than {max_length} tokens")
+    if isinstance(rendered, RenderError):
+        hint = "; or too_long=truncate|skip" if isinstance(rendered, TooLong) else ""
+        raise DataError(f"{rendered}{hint}", source=place.source, line=place.line) from rendered
+    if rendered.media:
+        raise DataError("holds images or sounds; this trainer takes text only", source=place.source, line=place.line)
+    return rendered

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from tinsmith.domain.comparisons import labelled
 from tinsmith.domain.datums import Batch, Datum
@@ -17,8 +17,8 @@ from tinsmith.domain.preference_rows import pair_from_row
 from tinsmith.domain.preferences import PairLoss, PairLossName, pair_loss, pair_metrics
 from tinsmith.ports.pending import Pending
 from tinsmith.ports.trainer import Trainer, TrainResult
-from tinsmith.rendering import NothingToTrain, Renderer, TooLong, TrainOn
-from tinsmith.workflows.chat_examples import NOTHING, Drawn, Example, LeftOut, Place, TooLongPolicy
+from tinsmith.rendering import Renderer, TooLong, TrainOn
+from tinsmith.workflows.chat_examples import Drawn, Example, LeftOut, Place, TooLongPolicy, taken_from
 from tinsmith.workflows.evaluation import EVAL_ROWS, NllObjective, in_batches
 from tinsmith.workflows.reference import Reference
 from tinsmith.workflows.waiting import wait
@@ -33,11 +33,6 @@ class PairExamples:
     renderer: Renderer
     max_length: int
     too_long: TooLongPolicy = "truncate"
-    _long: LeftOut = field(init=False)
-
-    @_long.default
-    def _make_long(self) -> LeftOut:
-        return LeftOut(f"are longer than {self.max_length} tokens")
 
     def __call__(self, places: Sequence[Place]) -> list[Drawn]:
         """Raises DataError, with file and line, for a row that cannot be read or rendered."""
@@ -58,20 +53,12 @@ class PairExamples:
             left_out: LeftOut | None = None
             cut = 0
             for side in (chosen, rejected):
-                if isinstance(side, NothingToTrain):
-                    left_out = NOTHING
-                elif isinstance(side, TooLong) and self.too_long != "raise":
-                    left_out = self._long
-                elif isinstance(side, RenderError):
-                    hint = "; or too_long=truncate|skip" if isinstance(side, TooLong) else ""
-                    raise DataError(f"{side}{hint}", source=place.source, line=place.line) from side
-                elif side.media:
-                    raise DataError(
-                        "holds images or sounds; this trainer takes text only", source=place.source, line=place.line
-                    )
+                taken = taken_from(side, place, self.max_length, self.too_long)
+                if isinstance(taken, LeftOut):
+                    left_out = taken
                 else:
-                    datums += side.datums
-                    cut += side.truncated
+                    datums += taken.datums
+                    cut += taken.truncated
             if left_out is None and len(datums) == 2 and _same(*datums):
                 left_out = EQUAL  # what tells them apart lies beyond the cut
             out.append(left_out or Example(tuple(datums), cut))
