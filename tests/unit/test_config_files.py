@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tinsmith.config.files import read_file
+from tinsmith.config.files import read_file, text_of
 from tinsmith.domain.errors import ConfigError
 
 
@@ -39,6 +39,25 @@ def test_what_is_no_text_or_not_there_is_named(tmp_path: Path) -> None:
         read_file(tmp_path / "a.toml")
     with pytest.raises(ConfigError, match=r"config\.json: No such file"):
         read_file(tmp_path)
+
+
+def test_a_file_that_windows_wrote_and_one_of_comments_are_read(tmp_path: Path) -> None:
+    for name, text in (("a.toml", "x = 2\r\n"), ("a.json", '{"x": 2}\r\n'), ("a.yaml", "x: 2\r\n")):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert read_file(tmp_path / name) == {"x": 2}
+    for name in ("b.toml", "b.yaml"):
+        (tmp_path / name).write_text("# nothing yet\n")
+        assert read_file(tmp_path / name) == {}
+
+
+def test_a_text_that_an_option_names_is_utf8_and_there(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\r\n")
+    with pytest.raises(ConfigError, match=r"words=.*latin\.txt: not UTF-8 at byte 3"):
+        text_of(tmp_path / "latin.txt", "words")
+    with pytest.raises(ConfigError, match=r"words=.*none\.txt: No such file or directory$"):
+        text_of(tmp_path / "none.txt", "words")
+    (tmp_path / "good.txt").write_bytes(b"\xef\xbb\xbfa\r\nb")
+    assert text_of(tmp_path / "good.txt") == "a\nb"
 
 
 def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:

@@ -23,15 +23,25 @@ def read_file(path: str | Path) -> dict[str, Any]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(f"{path}: a configuration file ends in {', '.join(_READERS)}")
-    try:
-        data = reader(path, path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    data = reader(path, text_of(path))
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ConfigError(f"{path}: expected a table of options at the top, not {type(data).__name__}")
     return data
+
+
+def text_of(path: str | Path, option: str = "") -> str:
+    """The text of a small file that an option names; a mark of UTF-8 at its begin, as Windows writes it, is none of it.
+
+    Raises ConfigError naming the file, and the option where it is given.
+    """
+    path = Path(path).expanduser()
+    named = f"{option}={path}" if option else path
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{named}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{named}: {error.strerror or error}") from None
 
 
 def _toml(path: Path, text: str) -> Any:
@@ -77,7 +87,8 @@ def _yaml(path: Path, text: str) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        return yaml.load(text, Loader)
+        data = yaml.load(text, Loader)
+        return {} if data is None else data  # nothing but comments
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark else ""

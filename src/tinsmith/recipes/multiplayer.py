@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,8 @@ from attrs import frozen
 from tinsmith import bootstrap
 from tinsmith.bootstrap import Backend, Model
 from tinsmith.config import option
-from tinsmith.domain.errors import ConfigError, DataNotFoundError
+from tinsmith.config.files import text_of
+from tinsmith.domain.errors import ConfigError
 from tinsmith.envs.base import GroupBuilder, Speaker
 from tinsmith.envs.game import Against, Game, ModelMatch, ModelPlayer, SelfPlay
 from tinsmith.envs.games import GuessNumber, TicTacToe, best_answer, best_move
@@ -290,10 +290,7 @@ def secrets(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if config.words is None:
         things = tuple(THINGS)[: config.things]
         return things, things
-    try:
-        lines = Path(config.words).expanduser().read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataNotFoundError(f"words={config.words}: there is no such file") from None
+    lines = text_of(config.words, "words").splitlines()
     words = list(dict.fromkeys(word for line in lines if (word := line.strip())))
     if len(words) < 5:
         raise ConfigError(f"words={config.words}: {len(words)} words, a fifth of which is set aside; at least 5")

@@ -13,6 +13,7 @@ from attrs import evolve, frozen
 
 from tinsmith.bootstrap import Model
 from tinsmith.config import option
+from tinsmith.config.files import text_of
 from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.errors import ConfigError
 from tinsmith.domain.messages import Conversation, Message
@@ -142,10 +143,7 @@ def validate(config: Config) -> str:
     if config.prompt is not None and config.prompt_file is not None:
         raise ConfigError("prompt= and prompt_file= are two places of one text: give one")
     if config.prompt_file is not None:
-        try:
-            text = config.prompt_file.read_text(encoding="utf-8").rstrip("\n")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"prompt_file={config.prompt_file}: {error}") from error
+        text = text_of(config.prompt_file, "prompt_file").rstrip("\n")
     elif config.prompt is not None:
         text = config.prompt
     elif set(config.data) == {"sums"}:
