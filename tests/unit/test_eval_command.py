@@ -233,6 +233,15 @@ def test_what_it_costs_and_a_budget_that_stops_it(capsys: pytest.CaptureFixture[
     assert results("e")["cost"] == pytest.approx(whole["cost"]), "what was spent before counts, and no more"
 
 
+def test_a_budget_holds_before_anything_tells_what_a_problem_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Reading a prompt is all that is paid: how long it is shows when the first problem is done."""
+    command = ["eval", "arithmetic", "size=32", "prices=1e6,0,0", "log_path=e", "concurrency=32"]
+    assert cli.main([*command, "budget=100"]) == 3
+    assert "stopped by its budget" in capsys.readouterr().err
+    found = results("e")
+    assert 50 < found["cost"] <= 100 + found["cost"] / len(found["outcomes"])
+
+
 def test_a_budget_counts_what_failures_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     async def step(self: ProblemEnv, action: Any) -> Any:
         raise WorldError("gone")

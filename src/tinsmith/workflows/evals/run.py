@@ -62,8 +62,8 @@ def evaluate(
 ) -> Results:
     """Attempts at every problem of one pass that is not done. What the world fails is tried again, then counted.
 
-    Raises BudgetError where one more problem would go beyond the budget, if it costs what those before it did (before
-    the first: what `max_tokens` of each attempt would). What came off is kept.
+    Raises BudgetError where one more problem would go beyond the budget, if it costs what those before it did; with a
+    budget the first is worked on alone, for nothing else tells what one costs. What came off is kept.
     """
     todo = [i for i in range(len(problems)) if i not in directory.outcomes]
     return _run(lambda _: sampler, todo, problems, settings, directory, progress, decode)
@@ -231,8 +231,8 @@ class _Budget:
         if budget is None:
             return True
         spent = self.spent or 0.0
-        if self.running == 0 and not self._directory.used and spent < budget:
-            return True  # nothing tells yet what one costs
+        if not self._directory.used:
+            return self.running == 0 and spent < budget
         return spent + (self.running + 1) * self.each <= budget
 
 
