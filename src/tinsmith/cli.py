@@ -34,6 +34,7 @@ USER_ERRORS = (
     errors.CapabilityError,
     errors.MissingExtraError,
     errors.RunLockedError,
+    errors.RunPathError,
 )
 COMMANDS: dict[str, Entry] = {
     "conform": Entry("tinsmith.recipes.conform", "check a server of the Tinker protocol against its laws", "base_url"),

@@ -125,9 +125,19 @@ def test_a_run_directory_of_another_config(tmp_path: Path, capsys: pytest.Captur
     assert "0.5" in said
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
-    said = refused(capsys, "sl-basic", f"data={data}", "log_path=full", "if_exists=delete", expected=1)
+    said = refused(capsys, "sl-basic", f"data={data}", "log_path=full", "if_exists=delete")
     assert "other files" in said
     assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_directory_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    assert "holds other files" in refused(capsys, "sl-basic", "log_path=letters")
+    assert "Not a directory" in refused(capsys, "sl-basic", "log_path=letters/a.txt")
+    assert main(["sl-basic", "max_steps=1", "export=none", "log_path=run"]) == 0
+    assert "the directory of a training run" in refused(capsys, "eval", "arithmetic", "log_path=run")
+    assert (tmp_path / "letters" / "a.txt").read_text() == "dear"
 
 
 def test_problems_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

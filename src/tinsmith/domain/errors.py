@@ -82,6 +82,10 @@ class RunLockedError(JournalError):
     """Another process works in the run directory."""
 
 
+class RunPathError(JournalError):
+    """What is asked for as a run directory holds something else, or cannot be made."""
+
+
 class WorldError(TinsmithError, OSError):
     """The world failed (network, disk, sandbox): retried and counted, never a reward."""
 

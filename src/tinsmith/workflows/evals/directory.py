@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from tinsmith.domain.cost import Tokens
 from tinsmith.domain.episodes import Group
-from tinsmith.domain.errors import ConfigError, DataError, DataNotFoundError, JournalError
+from tinsmith.domain.errors import ConfigError, DataError, DataNotFoundError, JournalError, RunPathError
 from tinsmith.ports.files import FileSystem, exists, make_directories, read, write_atomic
 from tinsmith.workflows.evals.results import Outcome, Results
 from tinsmith.workflows.journal.rundir import JOURNAL, LOCK
@@ -57,13 +57,13 @@ class EvaluationDirectory:
         """Open or make it.
 
         fingerprint: of the problems. may_change: options (dotted) that may differ from those it was begun with.
-        Raises ConfigError for another config or other problems, JournalError for a directory of something else or with
-        if_exists=raise, RunLockedError, DataError for damaged files.
+        Raises ConfigError for another config or other problems, RunPathError for a directory of something else,
+        JournalError with if_exists=raise, RunLockedError, DataError for damaged files.
         """
         path = Path(path).absolute()
         make_directories(files, path)
         if exists(files, path / JOURNAL):
-            raise JournalError(f"{path} is the directory of a training run: use another log_path")
+            raise RunPathError(f"{path} is the directory of a training run: use another log_path")
         opened = cls(path, files)
         try:
             opened._open(json_object(config), fingerprint, tuple(may_change), if_exists)

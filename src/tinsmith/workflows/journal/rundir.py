@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from tinsmith.domain.cost import Spent, Tokens
-from tinsmith.domain.errors import ConfigError, JournalError, TinsmithError
+from tinsmith.domain.errors import ConfigError, JournalError, RunPathError, TinsmithError
 from tinsmith.ports.clock import Clock
 from tinsmith.ports.files import FileSystem, exists, make_directories
 from tinsmith.workflows.journal.checkpoints import Checkpoints, Keep, ResumePoint
@@ -97,20 +97,20 @@ class RunDirectory:
         keep_rolling: how many rolling checkpoints to keep, at least 1.
 
         Raises ConfigError for another recipe or config, naming each key with both values; RunLockedError while another
-        process has it open; JournalError for a directory that holds other files (it is left alone whatever `if_exists`
-        says), for a damaged journal, and for `if_exists="raise"` when there is a run.
+        process has it open; RunPathError for a directory that holds other files (it is left alone whatever `if_exists`
+        says) or cannot be made; JournalError for a damaged journal, and for `if_exists="raise"` when there is a run.
         """
         path = Path(os.path.abspath(path))
         try:
             names = set(files.list(path)) if exists(files, path) else set()
             if names - {LOCK, f".{JOURNAL}.tmp"} and JOURNAL not in names:
-                raise JournalError(f"{path} holds other files and no run: it is left alone; use another log_path")
+                raise RunPathError(f"{path} holds other files and no run: it is left alone; use another log_path")
             make_directories(files, path)
             run = cls(path, files, clock, max(1, keep_rolling))
         except TinsmithError:
             raise
         except OSError as error:
-            raise JournalError(f"{path} cannot be used as a run directory: {error.strerror or error}") from error
+            raise RunPathError(f"{path} cannot be used as a run directory: {error.strerror or error}") from error
         try:
             run._open(recipe, json_object(config), tuple(may_change), if_exists)
         except BaseException:
