@@ -486,3 +486,26 @@ def test_one_directory_is_one_servers_also_through_another_path(tmp_path):
     finally:
         first._socket.close()
         first._hub.store.close()
+
+
+def test_hundreds_of_requests_that_failed_are_done_again_in_turn(tmp_path, monkeypatch):
+    """They leave no snapshot behind them, so that a model that is opened again does all of them in one go: one inside
+    the other, they reached the depth at which Python stops, and what it stopped was a request that had come off."""
+    monkeypatch.setattr(training, "SNAPSHOT_EVERY_S", 1e9)
+    failing = 700
+    with opened(tmp_path).running() as url, Wire(url) as wire:
+        model = wire.model(wire.session(), seed=3)
+        ids = np.arange(7, 13)
+        batch = Batch.of([Datum(tokens=ids[:-1], targets=ids[1:], weights=np.ones(5))])
+        for seq in range(1, failing + 1):
+            wire.ok("forward_backward", wire_training.encode_request(model, seq, batch, LossSpec("ppo")))
+        wire.ok("forward_backward", forward_backward(model, failing + 1))
+        wire.ok("optim_step", optim_step(model, failing + 2))
+        wire.ok("forward_backward", forward_backward(model, failing + 3, forward_only=True))
+        before = wire.result(f"{model}:{failing + 3}")
+        assert "needs the column" in wire.json(f"{model}:{failing}")["error"]
+        wire.ok("unload_model", {"model_id": model})
+        again = forward_backward(model, failing + 3)
+        body = wire_training.decode_request(again)
+        again = wire_training.encode_request(model, failing + 4, body.batch, body.loss, forward_only=True)
+        assert wire.result(wire.ok("forward_backward", again)["request_id"]) == before

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tinsmith import _native
 from tinsmith.domain.datums import COLUMNS, Batch, Datum
-from tinsmith.domain.errors import TinsmithError
+from tinsmith.domain.errors import ConfigError, TinsmithError
 from tinsmith.ports.sampler import Completion, FinishReason, SampleResult
 from tinsmith.ports.trainer import LossSpec
 from tinsmith.wire import requests, sampling, training
@@ -186,6 +186,34 @@ def test_an_unusual_request_is_not_read_in_rust(what):
     assert _native.read_training_request(request.SerializeToString()) is None
     body = request.SerializeToString()
     assert read(training.decode_request, body) == read(training.decode_any_request, body)
+
+
+LONG = {
+    "a tag of six bytes": lambda body: b"\x8a\x80\x80\x80\x80\x00" + body[1:],
+    "a length of six bytes": lambda body: body[:1] + b"\x81\x80\x80\x80\x80\x00" + body[2:],
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_numbers_longer_than_protobuf_takes_are_not_read_in_rust(what):
+    body = _a_request().SerializeToString()
+    assert body.startswith(b"\x0a\x01m")
+    broken = LONG[what](body)
+    assert _native.read_training_request(broken) is None
+    assert _native.read_address(broken) is None
+    with pytest.raises(ConfigError, match="no ForwardBackwardRequest"):
+        training.decode_request(broken)
+
+
+def test_no_option_is_said_a_million_times():
+    """Each would hold up the event loop; protobuf keeps the last."""
+    request = _a_request()
+    request.loss_fn_config["x"] = 1.0
+    body = request.SerializeToString()
+    entry = body[body.index(b"\x0a\x01x") - 2 :][:14]
+    assert _native.read_training_request(body) is not None
+    assert _native.read_training_request(body + entry * 100) is None
+    assert read(training.decode_request, body + entry * 100) == read(training.decode_request, body)
 
 
 def test_requests_of_the_sdk_are_read_in_rust():

@@ -171,7 +171,7 @@ def test_callbacks_run_on_the_loop_each_once_whatever_others_do():
         if len(seen) == len(finished):
             every.set()
         if number % 3 == 0:
-            raise ZeroDivisionError(number)
+            raise BaseException(number)  # what a panic in Rust is
 
     async def main():
         asyncio.get_running_loop().set_exception_handler(

@@ -43,6 +43,9 @@ pub struct Request<'a> {
     pub floats: [Option<Vec<f32>>; 4],
 }
 
+/// Entries of options; no loss has so many.
+const MAX_OPTIONS: usize = 64;
+
 /// The inputs of a loss that are numbers of a token.
 pub const FLOATS: [&str; 4] = ["weights", "logprobs", "advantages", "reference_logprobs"];
 
@@ -110,12 +113,22 @@ impl<'a> Fields<'a> {
         Err(Unusual)
     }
 
+    /// A tag or a length: of five bytes at most, as protobuf takes them.
+    fn short(&mut self) -> Read<u64> {
+        let before = self.0.len();
+        let number = self.varint()?;
+        if before - self.0.len() > 5 {
+            return Err(Unusual);
+        }
+        Ok(number)
+    }
+
     /// (its number, what it holds), or None at the end.
     fn next(&mut self) -> Read<Option<(u64, Value<'a>)>> {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let tag = self.varint()?;
+        let tag = self.short()?;
         let number = tag >> 3;
         if number == 0 || tag > u64::from(u32::MAX) {
             return Err(Unusual);
@@ -124,7 +137,7 @@ impl<'a> Fields<'a> {
             0 => Value::Varint(self.varint()?),
             1 => Value::Fixed64(self.take(8)?.try_into().map_err(|_| Unusual)?),
             2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| Unusual)?;
+                let length = usize::try_from(self.short()?).map_err(|_| Unusual)?;
                 Value::Bytes(self.take(length)?)
             }
             5 => {
@@ -312,6 +325,9 @@ pub fn read_request(body: &[u8]) -> Read<Request<'_>> {
                 values.push((name, option_value(value.bytes()?)?));
             }
             _ => return Err(Unusual),
+        }
+        if numbers.len() + values.len() > MAX_OPTIONS {
+            return Err(Unusual);
         }
     }
     if request.tokens.is_empty() {

@@ -23,7 +23,7 @@ on a laptop, its turn in the queue included: what is not there by then most like
 
 _CANCELLED = "the work was cancelled before it finished"
 _BEGIN_S = 1e-4
-"""Seconds in which a thread that was woken has begun."""
+"""Seconds in which a thread that was woken has begun, where a processor is free."""
 WOKEN_AT_ONCE = 12
 """Of those that wait on one event loop, how many go on in one of its rounds, between which it looks at its clock and
 its sockets: what each then does may take half a millisecond."""
@@ -70,7 +70,9 @@ class _Wakes:
         for function in some:
             try:
                 function()
-            except Exception as error:  # noqa: BLE001 - the others have their turn all the same
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - the others have their turn all the same
                 self.loop.call_exception_handler({"message": f"in {function}", "exception": error})
 
 

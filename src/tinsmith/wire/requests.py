@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from attrs import field, fields, frozen, has, resolve_types
 
@@ -207,12 +207,13 @@ def parse(kind: type[T], body: bytes) -> T:
     """
     try:
         text = body.decode() or "{}"
-        value = json.loads(text, parse_constant=_no_number, parse_float=_number)
+        value = _JSON.decode(text)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the body is no JSON: {error}") from error
-    result: T = _structure(value, kind, "")
+    made: Any = kind
+    result: T = _reader(made)(value, "")
     return result
 
 
@@ -227,71 +228,131 @@ def _number(text: str) -> float:
     return value
 
 
+_JSON = json.JSONDecoder(parse_constant=_no_number, parse_float=_number)
+Reader: TypeAlias = Callable[[Any, str], Any]
+"""(a JSON value, where it stands) -> what it is."""
+
+
 @cache
-def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
-    """(type, required) of each field."""
+def _reader(kind: Any) -> Reader:
+    """Made once for a type: looking at types takes longer than reading the values of a request."""
+    origin = get_origin(kind)
+    if kind is Any:
+        return lambda value, _: value
+    if origin in (Union, UnionType):
+        return _reader_of_union(kind)
+    if origin is Literal:
+        return _reader_of_choice(get_args(kind))
+    if isinstance(kind, type) and has(kind):
+        return _reader_of_object(kind)
+    if origin is not None and issubclass(origin, Mapping):
+        return _mapping
+    if origin is not None and issubclass(origin, Sequence):
+        (inner,) = get_args(kind)
+        return _ints if inner is int else _reader_of_list(_reader(inner))
+    return {float: _float, int: _int}.get(kind) or _reader_of_one(kind)
+
+
+def _reader_of_union(kind: Any) -> Reader:
+    optional = type(None) in get_args(kind)
+    readers = [_reader(option) for option in get_args(kind) if option is not type(None)]
+
+    def read(value: Any, where: str) -> Any:
+        if value is None and optional:
+            return None
+        errors = []
+        for reader in readers:
+            try:
+                return reader(value, where)
+            except ConfigError as error:
+                errors.append(error)
+        raise errors[0]
+
+    return read
+
+
+def _reader_of_choice(choices: Sequence[Any]) -> Reader:
+    def read(value: Any, where: str) -> Any:
+        if value not in choices:
+            raise ConfigError(f"{where}: one of {', '.join(map(str, choices))}")
+        return value
+
+    return read
+
+
+def _reader_of_object(kind: type[Any]) -> Reader:
     resolve_types(kind)
-    return {a.name: (a.type, a.default is _NOTHING) for a in fields(kind)}
+    readers = [(a.name, _reader(a.type), a.default is _NOTHING, a.type is float) for a in fields(kind)]
+
+    def read(value: Any, where: str) -> Any:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where or 'the body'}: an object, not {_said(value)}")
+        found = {}
+        for name, reader, required, is_float in readers:
+            # null stands for a default, but not of a number: a client that computed NaN may send it so.
+            if name in value and not (value[name] is None and not required and not is_float):
+                found[name] = reader(value[name], f"{where}.{name}" if where else name)
+            elif required:
+                raise ConfigError(f"{where}.{name} is missing" if where else f"{name} is missing")
+        return kind(**found)
+
+    return read
 
 
 _NOTHING = fields(CreateModel).session_id.default
 
 
-def _structure(value: Any, kind: Any, where: str) -> Any:
-    origin = get_origin(kind)
-    if kind is Any:
+def _mapping(value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: an object, not {_said(value)}")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{where}: a list, not {_said(value)}")
+    return value
+
+
+def _ints(value: Any, where: str) -> Any:
+    for i, item in enumerate(_list(value, where)):  # a prompt: one look at each, no call
+        if type(item) is not int:
+            raise ConfigError(f"{where}[{i}]: a whole number, not {_said(item)}")
+    return value
+
+
+def _reader_of_list(inner: Reader) -> Reader:
+    return lambda value, where: [inner(item, f"{where}[{i}]") for i, item in enumerate(_list(value, where))]
+
+
+def _float(value: Any, where: str) -> float:
+    if type(value) not in (int, float):
+        raise _other(float, value, where)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConfigError(f"{where}: a number that fits") from None
+
+
+def _int(value: Any, where: str) -> Any:
+    if type(value) is not int:
+        raise _other(int, value, where)
+    if not -(2**64) < value < 2**64:
+        raise ConfigError(f"{where}: a whole number of at most 64 bits")
+    return value
+
+
+def _reader_of_one(kind: type[Any]) -> Reader:
+    def read(value: Any, where: str) -> Any:
+        if type(value) is not kind:
+            raise _other(kind, value, where)
         return value
-    if origin in (Union, UnionType):
-        if value is None and type(None) in get_args(kind):
-            return None
-        options = [k for k in get_args(kind) if k is not type(None)]
-        errors = []
-        for option in options:
-            try:
-                return _structure(value, option, where)
-            except ConfigError as error:
-                errors.append(error)
-        raise errors[0]
-    if origin is Literal:
-        if value not in get_args(kind):
-            raise ConfigError(f"{where}: one of {', '.join(map(str, get_args(kind)))}")
-        return value
-    if isinstance(kind, type) and has(kind):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where or 'the body'}: an object, not {_said(value)}")
-        found = {}
-        for name, (inner, required) in _fields(kind).items():
-            path = f"{where}.{name}" if where else name
-            # null stands for a default, but not of a number: a client that computed NaN may send it so.
-            if name in value and not (value[name] is None and not required and inner is not float):
-                found[name] = _structure(value[name], inner, path)
-            elif required:
-                raise ConfigError(f"{path} is missing")
-        return kind(**found)
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: an object, not {_said(value)}")
-        return value
-    if origin is not None and issubclass(origin, Sequence):
-        (inner,) = get_args(kind)
-        if not isinstance(value, list):
-            raise ConfigError(f"{where}: a list, not {_said(value)}")
-        if inner is int:  # a prompt: one look at each, no call
-            for i, item in enumerate(value):
-                if type(item) is not int:
-                    raise ConfigError(f"{where}[{i}]: a whole number, not {_said(item)}")
-            return value
-        return [_structure(item, inner, f"{where}[{i}]") for i, item in enumerate(value)]
-    if kind is float and type(value) in (int, float):
-        try:
-            return float(value)
-        except OverflowError:
-            raise ConfigError(f"{where}: a number that fits") from None
-    if type(value) is kind:
-        if kind is int and not -(2**64) < value < 2**64:
-            raise ConfigError(f"{where}: a whole number of at most 64 bits")
-        return value
-    raise ConfigError(f"{where}: {_NAMES.get(kind, kind)}, not {_said(value)}")
+
+    return read
+
+
+def _other(kind: type[Any], value: Any, where: str) -> ConfigError:
+    return ConfigError(f"{where}: {_NAMES.get(kind, kind)}, not {_said(value)}")
 
 
 _NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}

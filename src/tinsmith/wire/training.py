@@ -13,7 +13,7 @@ from attrs import frozen
 from tinsmith import _native
 from tinsmith.domain.datums import Batch
 from tinsmith.domain.errors import CapabilityError, ConfigError, NonFiniteError, ShapeError
-from tinsmith.domain.tokens import Floats, offsets_of
+from tinsmith.domain.tokens import Floats, floats, offsets_of
 from tinsmith.ports.trainer import LossSpec
 from tinsmith.wire.messages import types
 
@@ -254,7 +254,7 @@ def encode_result(
     told = {"loss:sum": loss, **{name: value for name, value in metrics.items() if ":" in name}}
     # The client's reducer knows no name without a colon.
     if not any(widths) and logprobs.ndim == 1:
-        return _native.write_training_result(logprobs, batch.offsets, list(told.items()))
+        return _native.write_training_result(floats(logprobs), batch.offsets, list(told.items()))
     message = types().ForwardBackwardOutput(loss_fn_output_type="ArrayRecord")
     for name, value in told.items():
         message.metrics[name] = value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -108,21 +108,28 @@ class _Guard:
                 raise HttpError(413, f"a body of more than {MAX_BODY} bytes")
             return message
 
+        try:
+            await self._answer(scope, received, sent, headers, name)
+        finally:
+            if self._log is not None:
+                milliseconds = (time.perf_counter() - began) * 1000
+                path = scope["path"].encode("unicode_escape").decode()  # no line of a client's making
+                self._log(f"{scope['method']} {path} {status} {size:,} bytes {milliseconds:.1f} ms")
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes], name: str
+    ) -> None:
         length = headers.get(b"content-length", b"0")
         if self._loopback and name not in LOOPBACK_NAMES:
-            await refusal(403, f"this server answers to {', '.join(LOOPBACK_NAMES)} alone")(scope, receive, sent)
+            await refusal(403, f"this server answers to {', '.join(LOOPBACK_NAMES)} alone")(scope, receive, send)
         elif (origin := headers.get(b"origin")) is not None and origin.partition(b"//")[2] != headers.get(b"host"):
-            await refusal(403, "this server answers no page of another site")(scope, receive, sent)
+            await refusal(403, "this server answers no page of another site")(scope, receive, send)
         elif not self._allowed(scope["path"], headers.get(b"x-api-key", b"")):
-            await refusal(401, "X-API-Key is missing or wrong")(scope, receive, sent)
+            await refusal(401, "X-API-Key is missing or wrong")(scope, receive, send)
         elif not length.isdigit() or int(length) > MAX_BODY:
-            await refusal(413, f"a body of more than {MAX_BODY} bytes")(scope, receive, sent)
+            await refusal(413, f"a body of more than {MAX_BODY} bytes")(scope, receive, send)
         else:
-            await self._app(scope, received, sent)
-        if self._log is not None:
-            milliseconds = (time.perf_counter() - began) * 1000
-            path = scope["path"].encode("unicode_escape").decode()  # no line of a client's making
-            self._log(f"{scope['method']} {path} {status} {size:,} bytes {milliseconds:.1f} ms")
+            await self._app(scope, receive, send)
 
 
 def _page(hub: Hub) -> Handler:

@@ -69,6 +69,10 @@ class Futures:
         if request not in self._entries:
             self._entries[request] = _Entry(self._clock(), cancel=cancel)
 
+    def outcome(self, request: str) -> Outcome | None:
+        entry = self._entries.get(request)
+        return None if entry is None else entry.outcome
+
     def set(self, request: str, outcome: Outcome) -> None:
         entry = self._entries.get(request)
         if entry is not None and entry.outcome is None:

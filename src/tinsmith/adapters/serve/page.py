@@ -40,10 +40,10 @@ def page(hub: Hub) -> str:
 <meta http-equiv="refresh" content="5"><style>{_STYLE}</style>
 <h1>tinsmith serve</h1>
 <p>Serves {served}. Up for {_span(time.time() - hub.started)}.</p>
-<p>{hub.sampling.sequences:,} completions are asked for, {hub.open_samplers} samplers are open,
-{hub.futures.waiting:,} results are waited for. Over the last minute, {hub.sampled.rate():,.0f} tokens a second were
+<p>Completions asked for: {hub.sampling.sequences:,}; samplers open: {hub.open_samplers}; results waited for:
+{hub.futures.waiting:,}. Over the last minute, {hub.sampled.rate():,.0f} tokens a second were
 sampled and {hub.trained.rate():,.0f} trained.</p>
-<h2>{total:,} models</h2>
+<h2>Models: {total:,}</h2>
 <table><tr>{"".join(f"<th>{h}</th>" for h in heads)}</tr>{"".join(rows)}</table>
 </html>"""
 

@@ -208,7 +208,7 @@ class TrainingRun:
             try:
                 submitted = self._operations.submit(self._trainer, seq, kind, body, snapshot_due=due)
             except Exception as error:  # noqa: BLE001 - it is the outcome of the request
-                self._finish(seq, failure(error))
+                self._settle(seq, failure(error))
                 continue
             if submitted.snapshot is not None:
                 self._since_snapshot = 0.0
@@ -244,7 +244,7 @@ class TrainingRun:
     def _done(self, seq: int, snapshot: Pending[str] | None, pending: Pending[Outcome]) -> None:
         try:
             outcome = pending.result(0)
-        except Exception as error:  # noqa: BLE001 - it is the outcome of the request
+        except BaseException as error:  # noqa: BLE001 - it is the outcome of the request
             outcome = failure(error)
         self._finish(seq, outcome)
         if snapshot is not None and not outcome.failed:
@@ -272,14 +272,21 @@ class TrainingRun:
                 self._store.remove_state(str(file))
 
     def _finish(self, seq: int, outcome: Outcome) -> None:
+        self._settle(seq, outcome)
+        self._drain()
+
+    def _settle(self, seq: int, outcome: Outcome) -> None:
         self._running.discard(seq)
         now = time.monotonic()
         self._since_snapshot += now - self._began
         self._began = now
         if self._trainer is not None:  # else it was closed on the way, and the request is done again when asked for
+            known = self._futures.outcome(self.request_id(seq))
+            if known is not None and outcome.failed and not known.failed:
+                self._note(f"{self.model.id}: request {seq} came off and fails now: {outcome.body.decode()}")
+                return
             self._futures.set(self.request_id(seq), outcome)
             self._loop.call_soon(self._record, seq, outcome)  # right after the client's answer; done again, it is equal
-        self._drain()
 
     def _record(self, seq: int, outcome: Outcome) -> None:
         try:
