@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -86,6 +87,23 @@ def test_a_budget_stops_between_steps_and_more_money_ends_as_if_it_had_been_ther
     trained = supervised(parts, states, spending=Spending(prices=price, budget=2 * totals[-1]))
     assert trained.weights.tobytes() == calm.weights.tobytes()
     assert [row["cost/step"] for row in lines(parts)] == [row["cost/step"] for row in lines(whole)]
+
+
+def test_a_batch_that_costs_more_than_the_budget_is_not_trained() -> None:
+    """What a supervised step trains on is known before it, also before the first one."""
+    whole, parts, states = MemoryDisk(), MemoryDisk(), MemoryBlobStore()
+    price = Prices(prefill=0.0, sample=0.0, train=1000.0)
+    calm = supervised(whole, MemoryBlobStore(), spending=Spending(prices=price))
+    costs = [row["cost/step"] for row in lines(whole)]
+    with pytest.raises(BudgetError, match=f"0 of a budget of .* a step costs about {costs[0]:.4g}"):
+        supervised(parts, states, spending=Spending(prices=price, budget=0.99 * costs[0]))
+    assert not lines(parts)
+    for budget in [sum(costs[: n + 1]) * (1 + 1e-9) for n in range(len(costs) - 1)]:
+        with contextlib.suppress(BudgetError):  # it stops earlier where a step is cheaper than the last
+            supervised(parts, states, spending=Spending(prices=price, budget=budget))
+        assert sum(row["cost/step"] for row in lines(parts)) <= budget
+    trained = supervised(parts, states, spending=Spending(prices=price, budget=2 * sum(costs)))
+    assert trained.weights.tobytes() == calm.weights.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -65,12 +65,14 @@ class Meter:
         prices = self._spending.prices
         return 0.0 if prices is None else prices.cost(self._spent.tokens + self._late)
 
-    def exceeded(self) -> str | None:
-        """Why the next step is not to be made: one like the last would go beyond the budget."""
-        budget = self._spending.budget
-        if budget is None or self.total + (self._last or 0.0) <= budget:
+    def exceeded(self, at_least: Tokens = Tokens()) -> str | None:  # noqa: B008 - frozen
+        """Why the next step is not to be made: one like the last, or what it is known to use, would go beyond the
+        budget."""
+        budget, prices = self._spending.budget, self._spending.prices
+        step = max(self._last or 0.0, 0.0 if prices is None else prices.cost(at_least))
+        if budget is None or self.total + step <= budget:
             return None
-        return f"{self.total:.6g} of a budget of {budget:g} are spent, and a step costs about {self._last or 0.0:.4g}"
+        return f"{self.total:.6g} of a budget of {budget:g} are spent, and a step costs about {step:.4g}"
 
     def trainer(self, trainer: Trainer) -> Trainer:
         """The trainer, counted; its samplers too."""

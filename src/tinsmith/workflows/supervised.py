@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from tinsmith.domain.cost import Spending
+from tinsmith.domain.cost import Spending, Tokens
 from tinsmith.domain.datums import Batch
 from tinsmith.domain.errors import DataError, NonFiniteError
 from tinsmith.ports.pending import DEADLINE_S, Pending
@@ -35,7 +35,7 @@ from tinsmith.workflows.saving import (
     submit_save,
 )
 from tinsmith.workflows.settings import CheckpointSettings, OptimizerSettings
-from tinsmith.workflows.supervised_data import TrainingData, steps_between
+from tinsmith.workflows.supervised_data import DrawnBatch, TrainingData, steps_between
 from tinsmith.workflows.waiting import naming_step, wait
 
 
@@ -135,10 +135,14 @@ class SupervisedLoop:
         with ExitStack() as open_, graceful_interrupt(self._progress.note) as interrupt:
             stopped = None
             open_.callback(_close, queue)
-            while step < self._total and not interrupt.requested and (stopped := self._meter.exceeded()) is None:
+            while step < self._total and not interrupt.requested:
                 try:
                     with naming_step(step):
-                        queue.append(self._submit(step, position))
+                        drawn = self._data.batch(position, self._settings.batch_size)
+                        stopped = self._meter.exceeded(Tokens(train=drawn.batch.num_tokens))
+                        if stopped is not None:
+                            break
+                        queue.append(self._submit(step, position, drawn))
                 except NonFiniteError as error:
                     while queue:
                         self._finish(queue.popleft())
@@ -171,10 +175,8 @@ class SupervisedLoop:
     def _cursor(self, examples: int) -> Mapping[str, Any]:
         return {"examples": examples, "data": self._data.fingerprint}
 
-    def _submit(self, step: int, position: int) -> _Submitted:
-        settings, objective = self._settings, self._objective
-        drawn = self._data.batch(position, settings.batch_size)
-        batch = drawn.batch
+    def _submit(self, step: int, position: int, drawn: DrawnBatch) -> _Submitted:
+        settings, objective, batch = self._settings, self._objective, drawn.batch
         if batch.num_loss_tokens == 0:
             raise DataError(f"step {step}: no token of the batch has a weight, there is nothing to train on")
         adam = settings.optimizer.at(step, self._total)
