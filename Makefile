@@ -86,6 +86,7 @@ bridges: .bridges-venv/.built-$(VERIFIERS)   ## tests with packages that CI has 
 	.bridges-venv/bin/python -W ignore -m pytest tests/e2e/test_recipes.py -k verifiers-rl
 
 bench-serve: build extras   ## what the wire costs: the engine called directly and through `tinsmith serve` with the SDK, in turns
+	$(BIN)/python benches/sdk.py
 	$(BIN)/python benches/serve.py
 
 browser: build    ## what the tests and the bench of `tinsmith show` need beside: Playwright, and its Chromium unless one is there
