@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from attrs import frozen
 from cases import CASES
-from family_compare import Family, marks, outcome, real_chats
+from family_compare import Family, RealChats, marks, outcome
 
 from tinsmith.domain.chat_rows import conversation_from_row
 from tinsmith.domain.messages import Conversation
@@ -35,8 +37,30 @@ control tokens stands in.
 """
 
 
-def document(families: Sequence[Family], templates: Path) -> str:
-    conversations = real_conversations(templates.parent / "chat")
+@frozen
+class Chats:
+    """How many of all real conversations."""
+
+    equal: int
+    spelled: int
+    explained: int
+    refused: int
+    unknown: int = 0
+
+    @classmethod
+    def of(cls, found: RealChats) -> Chats:
+        refused = len({*found.ours_refused, *found.theirs_refused})
+        return cls(found.equal, len(found.spelled), len(found.explained), refused, len(found.unknown))
+
+
+def told_chats(text: str) -> list[Chats]:
+    """What the document says of each family, in order."""
+    cells = re.findall(r"\| (\d+) / (\d+) / (\d+)(?: \([^)]*\))? / (\d+) \|$", text, re.MULTILINE)
+    return [Chats(*map(int, cell)) for cell in cells]
+
+
+def document(families: Sequence[Family], templates: Path, chats: Sequence[Chats]) -> str:
+    """`chats`: of each family."""
     reasons: list[str] = []
 
     def note(text: str) -> str:
@@ -44,7 +68,7 @@ def document(families: Sequence[Family], templates: Path) -> str:
             reasons.append(text)
         return str(reasons.index(text) + 1)
 
-    rows = [_row(family, templates, conversations, note) for family in families]
+    rows = [_row(family, templates, found, note) for family, found in zip(families, chats, strict=True)]
     head = ["format", "template", "tokenizer", *CASES, "trained", "chats"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
@@ -52,9 +76,7 @@ def document(families: Sequence[Family], templates: Path) -> str:
     return "\n".join([_HEAD, *lines, "", "## Differences", "", *notes, "", *_cases()]) + "\n"
 
 
-def _row(
-    family: Family, templates: Path, conversations: Sequence[Conversation], note: Callable[[str], str]
-) -> list[str]:
+def _row(family: Family, templates: Path, found_chats: Chats, note: Callable[[str], str]) -> list[str]:
     cells = []
     for name, case in CASES.items():
         found = outcome(family, case, templates)
@@ -67,10 +89,8 @@ def _row(
         found_marks = marks(family, templates)
         same = not found_marks.more and not found_marks.less
         trained = "=" if same else note(family.why or f"NOT EXPLAINED ({family.format}, trained)")
-    found_chats = real_chats(family, conversations, templates)
     why = f" ({', '.join(map(note, family.chats))})" if found_chats.explained else ""
-    refused = len({*found_chats.ours_refused, *found_chats.theirs_refused})
-    chats = f"{found_chats.equal} / {len(found_chats.spelled)} / {len(found_chats.explained)}{why} / {refused}"
+    chats = f"{found_chats.equal} / {found_chats.spelled} / {found_chats.explained}{why} / {found_chats.refused}"
     if found_chats.unknown:
         chats += f" NOT EXPLAINED: {found_chats.unknown}"
     repairs = "".join(
