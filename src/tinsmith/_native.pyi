@@ -193,11 +193,18 @@ def assemble(
 def pack(lengths: _I64, budget: int, method: str) -> tuple[_I64, _I64]: ...
 def minibatches(lengths: _I64, n: int, by: str) -> _I64: ...
 def decode_utf8(values: NDArray[np.uint8], offsets: _I64) -> list[str]: ...
-def read_address(body: bytes) -> tuple[str, int, bool] | None: ...
+def read_address(body: bytes) -> tuple[str, int, bool] | None:
+    """(model_id, seq_id, forward_only) of a ForwardBackwardRequest of the Tinker protocol; None for one that is left to
+    protobuf. It keeps the GIL, for some microseconds."""
+
 def read_training_request(
     body: bytes,
-) -> tuple[tuple[str, int, bool, str], dict[str, float | str], _I64, _I32, _I32, dict[str, _F32]] | None: ...
-def write_training_result(logprobs: _F32, offsets: _I64, metrics: Sequence[tuple[str, float]]) -> bytes: ...
+) -> tuple[tuple[str, int, bool, str], dict[str, float | str], _I64, _I32, _I32, dict[str, _F32]] | None:
+    """((model_id, seq_id, forward_only, loss), options, offsets [B + 1], tokens [T], targets [T], columns [T] by name)
+    of a ForwardBackwardRequest in the one form that nearly all have; None for any other, which is left to protobuf."""
+
+def write_training_result(logprobs: _F32, offsets: _I64, metrics: Sequence[tuple[str, float]]) -> bytes:
+    """A ForwardBackwardOutput: `logprobs` [T] of datums at `offsets` [B + 1], and metrics by name."""
 
 class _Completion(TypedDict):
     """One completion of N tokens, the one that ended it included."""

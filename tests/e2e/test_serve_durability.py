@@ -14,7 +14,8 @@ import pytest
 from wire_client import Process, Wire
 
 from tinsmith import bootstrap
-from tinsmith.adapters.serve import hub, sampling, training
+from tinsmith.adapters.serve import hub, operations, sampling, training
+from tinsmith.adapters.serve.outcome import Outcome
 from tinsmith.adapters.serve.store import Store
 from tinsmith.domain.datums import Batch, Datum
 from tinsmith.domain.errors import JournalError
@@ -509,3 +510,24 @@ def test_hundreds_of_requests_that_failed_are_done_again_in_turn(tmp_path, monke
         body = wire_training.decode_request(again)
         again = wire_training.encode_request(model, failing + 4, body.batch, body.loss, forward_only=True)
         assert wire.result(wire.ok("forward_backward", again)["request_id"]) == before
+
+
+def test_a_result_that_a_client_had_is_not_replaced_by_a_failure_to_do_it_again(tmp_path, monkeypatch):
+    """The engine gives the same bits for the same calls; where something else keeps it from that, it is said."""
+    monkeypatch.setattr(training, "SNAPSHOT_EVERY_S", 1e9)
+    notes: list[str] = []
+    server = bootstrap.open_server({"tiny": "tiny"}, tmp_path, note=notes.append)
+    with server.running() as url, Wire(url) as wire:
+        model = wire.model(wire.session(), seed=3)
+        first = wire.result(wire.ok("forward_backward", forward_backward(model, 1))["request_id"])
+        wire.ok("unload_model", {"model_id": model})
+
+        def broken(*_: object) -> None:
+            raise JournalError("memory is full")
+
+        monkeypatch.setattr(operations.Operations, "_forward_backward", broken)
+        failed = wire.json(wire.ok("forward_backward", forward_backward(model, 2))["request_id"])
+        assert (failed["error"], failed["category"]) == ("memory is full", "server")
+        assert wire.result(f"{model}:1") == first
+    assert [note for note in notes if "request 1 came off and fails now" in note and "memory is full" in note]
+    assert Store(tmp_path).outcome(model, 1) == (True, Outcome(first[1], first[0]))

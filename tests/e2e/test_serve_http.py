@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import threading
 import time
 
@@ -376,3 +377,20 @@ def test_a_fault_of_the_server_is_said_to_the_client_it_met_and_nobody_else(serv
     assert wire.session()
     assert wire.http.get("create_session").status_code == 404
     assert wire.http.post("create_session/", json={}).status_code == 404
+
+
+def test_a_request_that_is_cut_off_is_none(served, wire):
+    """Nor is it one of what had come: an empty body asks for a session."""
+    url, lines = served
+    before, seen = wire.http.get("sessions", params={"limit": 1000}).json()["sessions"], len(lines)
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as client:
+        head = (
+            f"POST /api/v1/create_session HTTP/1.1\r\nHost: {host}\r\nX-API-Key: tml-x\r\nContent-Length: 100\r\n\r\n"
+        )
+        client.sendall(head.encode() + b"{")
+    deadline = time.monotonic() + 5
+    while not (told := [line for line in lines[seen:] if "create_session" in line]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert "create_session 400 1 bytes" in told[0]
+    assert wire.http.get("sessions", params={"limit": 1000}).json()["sessions"] == before
